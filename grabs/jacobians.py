@@ -145,7 +145,8 @@ class RowJacobian:
 
         inputs, by_layer, by_name = torch.vmap(at_row)(self._X[block.rows])
         factors = [layer.factor(inputs[layer.key], by_layer[layer.key]) for layer in self._layers]
-        factors += [Factor(gradient.flatten(2)) for gradient in by_name.values()]
+        # Not flatten(2): a parameter may be a scalar.
+        factors += [Factor(G.reshape(*G.shape[:2], -1)) for G in by_name.values()]
         return [Factor(D.flatten(1).unsqueeze(1), A) for D, A in factors] if pooled else factors
 
     def _outputs(

@@ -1,3 +1,6 @@
+from . import batchfns as batchfns
+from . import grabs as grabs
+from . import results as results
 from .batchfns.monomial import Monomial as Monomial
 from .errors import RunError as RunError
 from .errors import SpecError as SpecError

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import LOSS_PARAMS, is_layer
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config
+from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.precision import default_dtype, dtype_of
 from mlpsubmit.training.seeds import weights_rng
@@ -37,9 +40,14 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
     shape = tuple(X.shape[1:])
     sizes = {"d_in": X[0].numel(), "input_shape": shape, "d_out": _outputs(hyperparameters, y)}
     dtype = dtype_of(hyperparameters.precision)
-    with weights_rng(hyperparameters.seed, config.trial), default_dtype(dtype):
-        model = call(factory, {**context, **sizes})
-    model = getattr(model, "_orig_mod", model)  # of torch.compile: COMPILE chooses what is fast
+
+    def build() -> Any:
+        with weights_rng(hyperparameters.seed, config.trial), default_dtype(dtype):
+            model = call(factory, {**context, **sizes})
+        # Of torch.compile: COMPILE chooses what is fast.
+        return getattr(model, "_orig_mod", model)
+
+    model = build()
     if not isinstance(model, nn.Module):
         raise SpecError(
             f"MODEL {function_name(factory)}: returned {type(model).__name__}; should be an "
@@ -51,7 +59,47 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
             f"MODEL {function_name(factory)}: its parameter {lazy[0]} has no shape before the "
             "first batch (a lazy module); give the module its sizes, from d_in or input_shape"
         )
+    if factory is not MLP and factory not in _MAKES_NEW:
+        _check_new(factory, model, build)
     return model
+
+
+#: Functions that are known to return a new model each time.
+_MAKES_NEW: WeakSet[Callable[..., Any]] = WeakSet()
+
+
+def _check_new(
+    factory: Callable[..., Any], model: nn.Module, build: Callable[[], nn.Module]
+) -> None:
+    """Refuse a MODEL that returns what it holds: configs would train the same tensors.
+
+    Raises:
+        SpecError: naming what it returns again.
+    """
+    with global_state_kept():
+        again = build()
+    known = {tensor.untyped_storage()._cdata for _, tensor in _changing(model, again)}
+    for name, tensor in _changing(again, model):
+        if tensor.numel() and tensor.untyped_storage()._cdata in known:
+            raise SpecError(
+                f"MODEL {function_name(factory)}: returns the same {name} each time that it is "
+                "called, and configs would go on where others ended; return a copy: "
+                "copy.deepcopy(module), or tensor.clone() for a parameter"
+            )
+    with contextlib.suppress(TypeError):  # an object without weak references
+        _MAKES_NEW.add(factory)
+
+
+def _changing(model: nn.Module, other: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield what training changes: parameters, and buffers of modules that another model has, too.
+
+    Buffers of a module of its own may be constants that all models share.
+    """
+    yield from ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    common = {*model.modules()} & {*other.modules()}
+    for prefix, module in model.named_modules():
+        if module in common and module.training:
+            yield from module.named_buffers(prefix, recurse=False)
 
 
 def bound(

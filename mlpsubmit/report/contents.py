@@ -119,10 +119,10 @@ class Results:
         wanted = {v.name: [e for e in self.entries(v) if e[0] in names] for v in self.traces}
         variables = [variable for variable in self.traces if wanted[variable.name]]
         taken = self.dataset["steps"].values.reshape(-1)
-        for point, variable, values in self.schema.rows(self.source, variables):
+        for point, variable, clock, values in self.schema.traces(self.source, variables):
             if self._rows[point] < 0:
                 continue
-            steps = made_steps(self.schema.clocks[variable.dims[0]], taken[point])
+            steps = made_steps(clock, taken[point])
             for name, position in wanted[variable.name]:
                 at: tuple[Any, ...] = (..., *position)
                 own = values[: len(steps)][at].astype(np.float64)

@@ -1,3 +1,4 @@
+from . import join as join
 from ._plot import plot as plot
 from .dataset import to_dataset as to_dataset
 from .export import write as write

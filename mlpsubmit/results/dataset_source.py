@@ -164,7 +164,7 @@ def _of_metrics(dataset: xr.Dataset) -> set[str]:
 def _layout(dataset: xr.Dataset, grabs: Sequence[str]) -> Layout:
     status = dataset["status"]
     dimensions = tuple(_dimension(dataset, str(dim)) for dim in status.dims)
-    settings = fixed_settings(dataset.attrs)
+    settings = {**fixed_settings(dataset.attrs), **_selected(dataset)}
     taken = {*_COMPUTED, *attribute_names(dataset.attrs).values()}
     taken |= {f"n_{name}" for name in STATUSES}
     thresholds = {own: _thresholds(dataset, own) for own in threshold_suffixes(dataset)}
@@ -192,6 +192,16 @@ def _layout(dataset: xr.Dataset, grabs: Sequence[str]) -> Layout:
             if "function" in (attrs := dataset[name].attrs)
         },
     )
+
+
+def _selected(dataset: xr.Dataset) -> dict[str, FixedSetting]:
+    """Return the values of axes of which one point was selected: ``dataset.sel(width=64)``."""
+    found = {str(name): own for name, own in dataset.coords.items() if own.ndim == 0}
+    return {
+        name: FixedSetting(own.item(), codes_of([own.item()], own.attrs)[0])
+        for name, own in found.items()
+        if name not in CLOCKS and not name.startswith("threshold")
+    }
 
 
 def _text(coordinate: xr.DataArray) -> Text:

@@ -216,6 +216,24 @@ class Schema:
                 for row, point in zip(rows, points, strict=True):
                     yield int(point), variable, variable.padded(values[row : row + 1], columns)[0]
 
+    def traces(
+        self, source: ResultSource, variables: Sequence[Variable]
+    ) -> Iterator[tuple[int, Variable, Steps, Array]]:
+        """Yield (index, variable, steps, values) of traces, at the steps that their packs recorded.
+
+        A final value alone is at the last step of all.
+        """
+        for pack, rows, points in self.owned(source):
+            for variable in variables:
+                if variable.array not in pack.arrays():
+                    continue
+                values, columns = self._aligned(variable, pack)
+                assert columns is not None
+                steps = self.clocks[variable.dims[0]][columns]
+                for row, point in zip(rows, points, strict=True):
+                    padded = variable.padded(values[row : row + 1], columns)[0]
+                    yield int(point), variable, steps, padded[columns]
+
     def read(self, variable: Variable, pack: FinishedPack, rows: Array) -> Array:
         """Return some rows of a pack, padded: shape (len(rows), *variable.shape)."""
         values, columns = self._aligned(variable, pack)

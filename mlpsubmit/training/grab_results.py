@@ -18,11 +18,15 @@ __all__ = [
     "Entry",
     "GrabError",
     "Shapes",
+    "check_exact",
     "check_shapes",
     "entries_of",
     "read_back",
     "storable",
 ]
+
+#: Up to here every integer has a float64 of its own.
+_EXACT = 2**53
 
 #: The most arrays of all grabs together: packs may have a few more (store.pack_schema).
 _MOST_ARRAYS = 4000
@@ -204,6 +208,20 @@ def read_back(values: list[Tensor | Array]) -> list[Array]:
     if len(tensors) == len(values) and len({(t.shape, t.dtype, t.device) for t in tensors}) == 1:
         return list(_numpy(torch.stack(tensors)))
     return [_numpy(value) if isinstance(value, Tensor) else value for value in values]
+
+
+def check_exact(name: str, value: Array) -> None:
+    """Refuse integers that results would round: they pass through float64, which has NaN.
+
+    Raises:
+        GrabError: one is larger than 2**53.
+    """
+    if value.dtype.kind in "iu" and value.size and (value > _EXACT).any() | (value < -_EXACT).any():
+        largest = max(abs(int(value.max())), abs(int(value.min())))
+        raise GrabError(
+            f"grab {name!r} returned the integer {largest}; results hold integers up to 2**53 in "
+            "size; return it in parts, such as n >> 32 and n & 0xFFFFFFFF"
+        )
 
 
 def storable(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -24,6 +24,7 @@ from mlpsubmit.training.grab_results import (
     Entry,
     GrabError,
     Shapes,
+    check_exact,
     check_shapes,
     entries_of,
     read_back,
@@ -255,6 +256,7 @@ class Grabber(Part):
         for entry, pending in self._pending.items():
             values = read_back([value for _, _, value in pending])
             for (config, column, _), value in zip(pending, values, strict=True):
+                check_exact(entry[0], value)
                 index = (config, column)[: len(self._leading)]
                 inner = tuple(slice(size) for size in value.shape)
                 self._array_for(entry, value)[index + inner] = value

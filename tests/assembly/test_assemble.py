@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from functools import partial
 from typing import Any
@@ -244,7 +245,7 @@ def test_models_get_what_they_declare() -> None:
         return lambda step: (torch.randn(bsz, 2, 4, 4, generator=gen), torch.ones(bsz, 3))
 
     (stack,) = stacks(small({"channels": [5]}, MODEL=convolutional, batchfn=pictures))
-    assert made == [((2, 4, 4), 3, 4, 5)]
+    assert made == [((2, 4, 4), 3, 4, 5)] * 2  # whether it makes a new one each time
     assert np.isfinite(stack.train().train_loss).all()
 
 
@@ -273,11 +274,24 @@ def test_named_grabs_with_arguments_and_on_a_gram_matrix() -> None:
     np.testing.assert_allclose(grabs["corner"][0], (weight.T @ weight)[1, 1], rtol=1e-5)
 
 
+HELD, NORM = nn.Linear(3, 1), nn.BatchNorm1d(3, affine=False)
+
+
+def with_weight(weight: torch.Tensor) -> nn.Module:
+    network = nn.Linear(3, 1)
+    network.weight = nn.Parameter(weight.detach())
+    return network
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"LOSS": "cross_entropy"}, "D_OUT: not set, and LOSS='cross_entropy' with class labels"),
         ({"MODEL": lambda d_in: "a model"}, "returned str; should be an nn.Module"),
+        ({"MODEL": lambda: HELD}, "MODEL <lambda>: returns the same weight each time that it is"),
+        ({"MODEL": lambda: nn.Sequential(HELD, nn.Linear(1, 1))}, "the same 0.weight each time"),
+        ({"MODEL": lambda: with_weight(HELD.weight)}, "return a copy: copy.deepcopy(module), or"),
+        ({"MODEL": lambda: nn.Sequential(NORM, nn.Linear(3, 1))}, "the same 0.running_mean each"),
         ({"OTHER_MODEL_GRABS": {"t": "readin_gram_trase"}}, "readin_gram_trace"),
         ({"OTHER_MODEL_KWARGS": {"t": {"i": 1}}}, "OTHER_MODEL_KWARGS: no grab is called 't'"),
         ({"OTHER_MODEL_GRAM": {"t": True}}, "OTHER_MODEL_GRAM: no grab is called 't'"),
@@ -290,6 +304,23 @@ def test_named_grabs_with_arguments_and_on_a_gram_matrix() -> None:
 def test_errors_show_in_the_probe(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=re.escape(message)):
         probe(small({}, **settings))
+
+
+def test_a_model_may_copy_what_it_holds_and_share_what_no_training_changes() -> None:
+    before, frozen = copy.deepcopy(HELD.state_dict()), nn.Linear(3, 3).requires_grad_(False)
+
+    def network() -> nn.Module:
+        draws = np.random.rand(1)[0]  # another build draws nothing from these
+        return nn.Sequential(frozen, copy.deepcopy(HELD), nn.Linear(1, 1, bias=draws < 2))
+
+    np.random.seed(0)
+    drawn = []
+    for _ in range(2):
+        (stack,) = stacks(small({}, MODEL=network, PARAMETRIZATION="sp", CENTERED=False))
+        drawn.append(np.random.get_state()[2])
+    assert drawn[1] == 2 * drawn[0] == 4
+    assert np.isfinite(stack.train().train_loss).all()
+    assert all(torch.equal(HELD.state_dict()[name], value) for name, value in before.items())
 
 
 @pytest.mark.slow

@@ -113,6 +113,11 @@ NETS = {
     ),
     "overridden forward function": overridden,
     "frozen": lambda: frozen("input_layer.weight", "output_layer.bias", "hidden_layers.0.bias"),
+    "scalar parameter": lambda: Function(
+        lambda net, X: net.scale * net.a(X).tanh(),
+        a=nn.Linear(4, 2),
+        scale=nn.Parameter(torch.tensor(1.5)),
+    ),
     "unused layer": lambda: Function(lambda net, X: net.a(X), a=nn.Linear(4, 2), b=nn.Linear(4, 2)),
     "weight of two layers": shared,
     "transposed weight": lambda: Function(

@@ -38,6 +38,19 @@ from tests.report.conftest import ONE, fill, launched
 
 Command = Callable[..., Any]
 
+#: Traces of configs that stop early, with an axis that is to be replaced.
+STOPS = """
+import torch
+from mlpsubmit import Sweep
+def batches(bsz, gen):
+    def batch_fn(step):
+        X = torch.randn(bsz, 4, generator=gen)
+        return X, X[:, 0]
+    return batch_fn
+sweep = Sweep("stops", {AXIS_HERE, "trial": range(2)}, batchfn=batches, WIDTH=8, N_SAMPLES=32,
+    LR=0.3, MAX_ITER=200, LOSS_CHECKPOINTS=[0.5, 0.2], FIXED_HERE)
+"""
+
 FILES = importlib.resources.files("mlpsubmit.report")
 
 
@@ -545,3 +558,25 @@ def test_watch_goes_on_when_the_disk_is_full_for_a_while(
     assert "No space left on device" in shown.err
     assert "until the run ends (Ctrl-C)" in shown.err
     assert "4 of 20" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("axis", "fixed"),
+    [
+        ('"RECORD_EVERY": [1, 10]', "ONLYTHRESHOLDS=False"),
+        ('"ONLYTHRESHOLDS": [False, True]', "RECORD_EVERY=1"),
+    ],
+)
+def test_configs_that_record_at_other_steps_keep_their_ends(
+    tmp_path: Path, axis: str, fixed: str
+) -> None:
+    """Also where they stop early."""
+    run = launched(tmp_path, STOPS.replace("AXIS_HERE", axis).replace("FIXED_HERE", fixed))
+    contents, ds = read([run]), run.collect()
+    (final,) = (column.values for column in contents.columns if column.name == "train_loss")
+    wanted = ds.train_loss.values.reshape(4, -1)[:, -1]
+    np.testing.assert_allclose(final, wanted, rtol=1e-6)
+    assert (ds.steps < 200).all()
+    curves = next(own for own in contents.curves if own.name == "train_loss")
+    ends = {row: steps[-1] for row, (steps, _) in zip(curves.configs, curves.points, strict=True)}
+    assert ends == {row: steps - 1 for row, steps in enumerate(ds.steps.values.ravel())}

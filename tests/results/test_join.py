@@ -346,6 +346,20 @@ def test_results_that_differ_are_an_error_that_names_them():
     assert (ok.status == "done").all()
 
 
+def test_what_was_selected_of_an_axis_tells_datasets_apart():
+    whole = to_dataset(*joined([part("a", w=[4, 8], lr=[0.1, 0.3])]))
+    for apart in ("w", "lr"):
+        selected = [whole.isel({apart: 1}), whole.isel({apart: 0})]
+        again = join(selected)
+        assert again.status.dims == (apart, "w" if apart == "lr" else "lr")
+        xr.testing.assert_equal(again.transpose("w", "lr", ...).sortby(apart), whole)
+    codes = {"function_hashes": json.dumps({"fa": "1111", "fb": "2222"})}
+    functions = whole.assign_coords(w=("w", ["fa", "fb"], codes))
+    again = join([functions.sel(w="fb"), functions.sel(w="fa")])
+    assert again.w.values.tolist() == ["fb", "fa"]
+    assert json.loads(again.w.attrs["function_hashes"]) == {"fa": "1111", "fb": "2222"}
+
+
 def test_final_values_among_traces_are_equal_wherever_those_end():
     """A run with an axis ONLYTHRESHOLDS has both; its last step is that of all its configs."""
 
