@@ -260,7 +260,7 @@ class Configs:
     def _threshold(self, variable: Variable, place: int) -> str:
         own = next(one for one in self.layout.all_thresholds if one.array == variable.array)
         if own.axis is not None:  # each of its values has others
-            return f"threshold {place + 1}"
+            return f"number {place}"  # as in the dataset
         return threshold_label(float(own.values[place]))
 
 

@@ -321,7 +321,7 @@ def _timekey_columns(dataset: xr.Dataset, dims: Sequence[str], points: Indices) 
         expected = has_threshold(dataset, suffix).transpose(*dims, along).values
         own = f"threshold_value{suffix}" in dataset.coords
         for place, threshold in enumerate(dataset[along].values):
-            text = f"threshold {place + 1}" if own else threshold_label(float(threshold))
+            text = f"number {place}" if own else threshold_label(float(threshold))
             column = of_values(
                 f"timekeys{suffix} [{text}]",
                 f"steps to {of} {text}".replace("  ", " "),

@@ -391,6 +391,15 @@ def test_crosses_of_several_colours_at_one_place_are_below_each_other(fakes, dra
         assert 0.8 < highest[0, 1] <= 0.85 + 1e-9  # the values begin below them
 
 
+def test_a_logarithmic_axis_of_values_has_minor_ticks(fakes, draw):
+    """With two labels at equal distances it would look linear."""
+    panel = draw(final(fakes, [0.1], [60, 330], lr=[0.1, 0.2]), x="lr")[0, 0]
+    assert panel.get_yscale() == "log"
+    low, high = panel.get_ylim()
+    assert sum(low < tick < high for tick in panel.get_yticks(minor=True)) > 3
+    assert not len(panel.get_xticks(minor=True))
+
+
 def test_another_test_loss_is_dashed(fakes, draw):
     axes = draw(traced(fakes, fakes.layout(width=[1, 2]), test=3.0))
     styles = [line.get_linestyle() for line in axes[0, 0].lines]

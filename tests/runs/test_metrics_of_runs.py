@@ -18,8 +18,10 @@ from mlpsubmit import Sweep, launch
 from mlpsubmit.cli import terminal
 from mlpsubmit.cli.main import cli
 from mlpsubmit.display.text import crossed_at_start
+from mlpsubmit.export.configs import Configs
 from mlpsubmit.jobs.store.npz import ArrayHeader
 from mlpsubmit.jobs.store.pack_schema import ANY_PACKS, PackSchema
+from mlpsubmit.report.contents import read
 from mlpsubmit.results import ExptTrace, summary_table
 from mlpsubmit.results.axes import threshold_suffixes
 
@@ -116,6 +118,10 @@ def test_what_was_measured_is_in_every_format(run, tmp_path: Path, capsys) -> No
     out.print(summary_table(ds))
     assert "test accuracy" in out.file.getvalue()
     assert "steps to test accuracy number 0" in out.file.getvalue()
+    labels = [column.label for column in read([run]).columns]
+    assert "steps to test accuracy number 0" in labels
+    first = next(Configs(run).finished(np.ones(4, dtype=bool)))
+    assert "timekeys_test_accuracy [number 0]" in first.numbers
 
 
 def test_thresholds_crossed_at_step_0_are_counted(capsys, run, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
     Args:
         width: how many characters fit below a panel.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
     texts = axis.ticks
     if axis.numeric and len(axis.parts[0]) == 1:
@@ -110,7 +110,7 @@ def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
         panel.xaxis.set_major_locator(FixedLocator(at[shown].tolist()))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: named.get(value, "")))
         panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.minorticks_off()
+        panel.xaxis.set_minor_locator(NullLocator())
         if turned:
             panel.tick_params(axis="x", labelrotation=45)
 
