@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import UserError
-from mlpsubmit.runs.run import Run, open_run
+from mlpsubmit.runs.run import Run, open_run, say_what_is_missing
 
 if TYPE_CHECKING:
     import xarray
@@ -46,13 +46,13 @@ def collect(
             these runs.
     """
     opened = [one if isinstance(one, Run) else open_run(one, runs_dir) for one in runs or (None,)]
-    return collect_runs(opened, out, force=force)
+    dataset = collect_runs(opened, out, force=force)
+    say_what_is_missing("+".join(run.id for run in opened), dataset)
+    return dataset
 
 
 def collect_runs(runs: Sequence[Run], out: str | Path | None, *, force: bool) -> xarray.Dataset:
     """Return the dataset of runs that are open; see :func:`collect`."""
-    if len(runs) == 1:
-        return runs[0].collect(out, force=force)
     from mlpsubmit.results.export import collected
     from mlpsubmit.results.join import Part, joined
 
@@ -64,4 +64,5 @@ def collect_runs(runs: Sequence[Run], out: str | Path | None, *, force: bool) ->
         )
     with doing("reading the results"):
         parts = [Part(run.id, run.layout(), run.directory.results.unread()) for run in runs]
-        return collected(*joined(parts), out, force=force)
+        found = joined(parts) if parts[1:] else (parts[0].layout, parts[0].source)
+        return collected(*found, out, force=force)

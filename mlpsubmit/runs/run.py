@@ -383,7 +383,7 @@ class Run:
         return {name: found[name]} if name in found else {}
 
     def collect(self, out: str | Path | None = None, *, force: bool = False) -> xarray.Dataset:
-        """Return all results so far as one labelled dataset.
+        """Return all results so far as one labelled dataset; say how many are not there.
 
         Args:
             out: a file to write as well: ``.nc``, ``.zarr``, ``.parquet``, ``.csv`` or ``.pkl``.
@@ -397,7 +397,10 @@ class Run:
         from mlpsubmit.results.export import collected
 
         with doing("reading the results"):
-            return collected(self.layout(), self.directory.results.unread(), out, force=force)
+            found = self.layout(), self.directory.results.unread()
+            dataset = collected(*found, out, force=force)
+        say_what_is_missing(self.id, dataset)
+        return dataset
 
     def plot(
         self,
@@ -581,6 +584,17 @@ def _online(sweep: Mapping[str, Any], shape: Sequence[int]) -> bool | NDArray[np
 def poll_seconds(status: Status) -> float:
     """Return how many seconds to wait until a status is read again."""
     return max(POLL_SECONDS, len(status.tasks) / READS_PER_SECOND)
+
+
+def say_what_is_missing(runs: str, dataset: xarray.Dataset) -> None:
+    """Print how many configs of a dataset have no result, if any: means would leave them out."""
+    counts = {name: int(dataset.attrs[f"n_{name}"]) for name in ("failed", "missing")}
+    if lacking := ", ".join(f"{count} {name}" for name, count in counts.items() if count):
+        configs = int(dataset.attrs["n_configs"])
+        have = configs - sum(counts.values())
+        echo(
+            f"run {runs}: {have} of {counted(configs, 'config')} have results ({lacking})", err=True
+        )
 
 
 def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = None) -> Run:

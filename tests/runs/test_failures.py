@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpsubmit import RunError, Sweep, UserError, files, launch, open_run
+from mlpsubmit import RunError, Sweep, UserError, collect, files, launch, open_run
 from mlpsubmit.errors import BusyError
 from mlpsubmit.jobs.executors.local import LocalExecutor
 from mlpsubmit.jobs.store import run_directory
@@ -127,6 +127,22 @@ def test_the_debugger_executor_stops_at_the_first_failure(
     assert f"the spec says now, launch it: {command}\n" in again.err
     trouble.unlink()
     assert "has been edited" not in mlpsubmit("resume", "--executor", "debug").err
+
+
+def test_collect_from_python_says_what_is_missing(
+    mlpsubmit: Command, trouble: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Means would silently be those of the others."""
+    mlpsubmit("launch", "trouble.py", "trouble=raises", "--executor", "debug")
+    run = open_run()
+    capfd.readouterr()
+    run.collect()
+    collect(run)
+    status = run.status()
+    lacking = f"{status.done} of 6 configs have results (2 failed, {status.missing} missing)"
+    assert capfd.readouterr().err == 2 * f"run {run.id}: {lacking}\n"
+    shown = mlpsubmit("collect").err
+    assert lacking not in shown  # it has the reasons, too
 
 
 @pytest.mark.slow
