@@ -13,7 +13,7 @@ from mlpsubmit.arguments import (
     most_by_position,
     takes_all,
 )
-from mlpsubmit.errors import SpecError, collected, did_you_mean
+from mlpsubmit.errors import SpecError, collected
 from mlpsubmit.protocol import LOSS_PARAMS, SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
@@ -86,7 +86,7 @@ class Accepted:
         known = {*Hyperparameters.model_fields, *self.declared, *self.of_mlp, "trial"}
         raise SpecError(
             f"{name}: neither a hyperparameter nor an argument that a function of the spec "
-            f"declares{did_you_mean(name, known)}"
+            f"declares{hp.suggested(name, known)}"
         )
 
 

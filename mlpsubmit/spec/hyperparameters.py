@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -51,6 +51,7 @@ __all__ = [
     "Hyperparameters",
     "canonical_name",
     "parsed",
+    "suggested",
     "validate",
     "validate_one",
 ]
@@ -332,7 +333,7 @@ def _by_name(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         canonical = canonical_name(name)
         if canonical is None:
             known = Hyperparameters.model_fields
-            errors.append(f"{name}: no such hyperparameter{did_you_mean(name, known)}")
+            errors.append(f"{name}: no such hyperparameter{suggested(name, known)}")
         elif canonical in spelt:
             errors.append(f"{name} and {spelt[canonical]} are the same hyperparameter; keep one")
         else:
@@ -384,6 +385,32 @@ def _one_threshold_default(settings: dict[Any, Any]) -> dict[Any, Any]:
     if settings.get("percent_thresholds") is not None:
         return {"loss_checkpoints": None, **settings}
     return settings
+
+
+#: What settings are called elsewhere, and how they are set here.
+_ELSEWHERE = {
+    **dict.fromkeys(("batch_size", "batchsize", "bs"), "N_SAMPLES"),
+    **dict.fromkeys(("learning_rate", "learningrate", "eta", "step_size"), "LR"),
+    **dict.fromkeys(("steps", "n_steps", "num_steps", "max_steps", "iterations"), "MAX_ITER"),
+    **dict.fromkeys(("epochs", "n_epochs", "num_epochs", "max_epochs"), "MAX_ITER, in steps"),
+    **dict.fromkeys(("activation", "act", "act_fn", "activation_fn"), "NONLINEARITY"),
+    **dict.fromkeys(("hidden", "hidden_size", "hidden_dim", "n_hidden", "units"), "WIDTH"),
+    **dict.fromkeys(("layers", "n_layers", "num_layers", "hidden_layers"), "DEPTH"),
+    **dict.fromkeys(("wd", "l2", "decay"), "WEIGHT_DECAY"),
+    **dict.fromkeys(("seeds", "n_seeds", "num_seeds", "repeats", "n_trials"), "NUM_TRIALS"),
+    **dict.fromkeys(("criterion", "loss_fn", "loss_function"), "LOSS"),
+    **dict.fromkeys(("scheduler", "lr_scheduler"), "LR_SCHEDULE"),
+    **dict.fromkeys(("clip", "grad_clip", "clip_grad_norm", "max_grad_norm"), "GRAD_CLIP_NORM"),
+    **dict.fromkeys(("net", "network", "architecture"), "MODEL"),
+    **dict.fromkeys(("dtype", "default_dtype"), "PRECISION"),
+    **dict.fromkeys(("device", "gpus"), "DEVICES"),
+}
+
+
+def suggested(name: str, known: Iterable[str]) -> str:
+    """Return which name is meant, by what settings are called elsewhere or by its spelling."""
+    here = _ELSEWHERE.get(name.lower())
+    return f" (here it is {here})" if here else did_you_mean(name, known)
 
 
 def validate_one(name: str, value: Any) -> Any:

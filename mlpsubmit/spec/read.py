@@ -313,13 +313,23 @@ def _base(values: Mapping[str, Any], product: Product, unread: Collection[str]) 
 
 
 def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
-    """Add how to write an axis, where the error is a list in the place of a single value."""
+    """Add how to write an axis, where the error is a list of values in the place of one."""
     for name, value in values.items():
         canonical = hp.canonical_name(name)
-        listed = isinstance(value, (list, tuple, range, np.ndarray))
-        if listed and canonical and message.startswith(f"{canonical.upper()}: "):
+        listed = isinstance(value, (list, tuple, range, np.ndarray)) and len(value) > 0
+        if not (listed and canonical and message.startswith(f"{canonical.upper()}: ")):
+            continue
+        if not _is_valid(canonical, value) and all(_is_valid(canonical, one) for one in value):
             return f"{message}; to sweep over it, write axes={{{name!r}: {value!r}}}"
     return message
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    try:
+        hp.validate_one(name, value)
+    except SpecError:
+        return False
+    return True
 
 
 def _conflicts(

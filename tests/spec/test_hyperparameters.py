@@ -373,7 +373,10 @@ def test_a_bad_value_is_told_with_what_is_valid(name, value, text):
     ("name", "hint"),
     [
         ("WIDHT", " (did you mean 'width'?)"),
-        ("learning_rate", ""),
+        ("learning_rate", " (here it is LR)"),
+        ("BATCH_SIZE", " (here it is N_SAMPLES)"),
+        ("epochs", " (here it is MAX_ITER, in steps)"),
+        ("temperature_of_the_room", ""),
         ("N_SAMPLE", " (did you mean 'n_samples'?)"),
         ("optimiser", " (did you mean 'optimizer'?)"),
         ("", ""),

@@ -654,6 +654,9 @@ def test_kinds_of_thresholds_can_be_zipped():
             "WIDTH: got [4, 8]; should be an integer >= 1 (units of each hidden layer); "
             "to sweep over it, write axes={'WIDTH': [4, 8]}",
         ),
+        ({"GRAB_EVERY": [0, 1, 3]}, "GRAB_EVERY: got [0, 1, 3]; should be an integer >= 1, or "),
+        ({"METRICS": ["acc"]}, "METRICS: got ['acc']; should be names ('accuracy', 'error', "),
+        ({"BETAS": (0.9, 0.98)}, "BETAS: got (0.9, 0.98), which OPTIMIZER='sgd' does not use"),
         ({"NUM_TRIALS": 0}, "NUM_TRIALS: got 0; should be an integer >= 1"),
         ({"N_SAMPLES": []}, "axis n_samples: has no values; give at least one or leave it out"),
         ({"trial": -1}, "trial: got -1; should be an integer >= 0"),
@@ -679,7 +682,9 @@ def test_kinds_of_thresholds_can_be_zipped():
     ],
 )
 def test_a_bad_setting_is_refused(further, text):
-    assert text in only(errors_of(make, **further))
+    message = only(errors_of(make, **further))
+    assert text in message
+    assert ("to sweep over it" in message) == ("to sweep over it" in text)
 
 
 def test_a_message_is_told_once_however_many_names_it_concerns():
