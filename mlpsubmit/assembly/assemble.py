@@ -145,7 +145,7 @@ class _Network:
     ) -> _Network:
         """Build the model of a config for batches of the shapes of its first one."""
         model = build_model(config, context, *first)
-        given = {name: context[name] for name in (*config.point, *sweep.arguments)}
+        given = {n: context[n] for n in (*config.point, *sweep.arguments) if n in context}
         h = config.hyperparameters
         # GAMMA is left to parametrize(), which treats a function that declares it differently.
         hs = h.model_copy(update={"parametrization": bound(h.parametrization, given, {})})

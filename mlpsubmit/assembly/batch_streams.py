@@ -15,6 +15,8 @@ from mlpsubmit.arguments import call, declared, function_name, pick
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn, LooksAhead
 from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, canonical_name
+from mlpsubmit.spec.keys import taken_of_axes
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.batches import BatchError, pair_of
 from mlpsubmit.training.culprits import FAILURES
@@ -26,6 +28,7 @@ __all__ = [
     "SharedBatches",
     "data_arguments",
     "make_batches",
+    "offered_settings",
     "settings_of",
     "sharing_key",
 ]
@@ -51,7 +54,17 @@ def settings_of(
             f"called {', '.join(twice)}, which the spec sets too, as an axis or an argument; "
             "rename one of the two"
         )
-    return {**config.hyperparameters.datasethps, **config.settings, **entry, "device": device}
+    settings = offered_settings(sweep, config)
+    return {**config.hyperparameters.datasethps, **settings, **entry, "device": device}
+
+
+def offered_settings(sweep: Sweep, config: Config) -> dict[str, Any]:
+    """Return the settings of a config that functions may depend on, by name.
+
+    Of the others some are part of its key if a function declares them; ``**kwargs`` declare none.
+    """
+    outside = OUTSIDE_RESULTS - taken_of_axes(sweep)
+    return {n: v for n, v in config.settings.items() if canonical_name(n) not in outside}
 
 
 def data_arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
@@ -67,7 +80,8 @@ def data_arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
         return {}
     hps = config.hyperparameters.datasethps
     names = declared(sweep.data)
-    settings = {name: value for name, value in config.settings.items() if name in names}
+    offered = offered_settings(sweep, config)
+    settings = {name: value for name, value in offered.items() if name in names}
     taken = pick(sweep.data, {**hps, **settings, "gen": None})
     if "gen" in taken and "gen" not in names:
         del taken["gen"]

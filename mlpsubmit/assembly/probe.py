@@ -14,7 +14,12 @@ import torch
 
 from mlpsubmit.arguments import call, declared, further_arguments, pick
 from mlpsubmit.assembly.assemble import assemble, bound_lr_schedule, named_grabs
-from mlpsubmit.assembly.batch_streams import data_arguments, make_batches, settings_of
+from mlpsubmit.assembly.batch_streams import (
+    data_arguments,
+    make_batches,
+    offered_settings,
+    settings_of,
+)
 from mlpsubmit.assembly.probe_packing import warn_of_single_configs
 from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, collected, did_you_mean, error_text
@@ -108,7 +113,7 @@ def _probe_configs(sweep: Sweep) -> None:
         if entry is None:
             continue
         for grab in measured.values():
-            pick(grab, {**config.settings, **entry, **dict.fromkeys(SUPPLIED)})
+            pick(grab, {**offered_settings(sweep, config), **entry, **dict.fromkeys(SUPPLIED)})
         small = all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
         with_grabs = bool(measured) and small
         sizes: dict[str, Any] = {} if with_grabs else _smaller(hyperparameters)

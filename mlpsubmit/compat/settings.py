@@ -60,9 +60,12 @@ def read_settings(
         else:
             given.setdefault(canonical, {})[name] = value
     values, errors = _agreed(given, axes)
+    technical: dict[str, Any] = {}
     for canonical, spellings in given.items():
         if canonical in OPTIMIZER_SETTINGS:
             others |= dict.fromkeys([canonical, *spellings], values.pop(canonical))
+        elif canonical in hp.TECHNICAL:
+            technical |= dict.fromkeys([canonical, *spellings], values.get(canonical))
         else:
             names |= dict.fromkeys(spellings, canonical)
     sources = [one.source for one in iterated]
@@ -77,7 +80,7 @@ def read_settings(
             names["d_in"] = names[name]
         elif name in constants:
             constants["d_in"] = constants[name]
-    return values, Context(names, constants, hidden), errors
+    return values, Context(names, constants, hidden | technical), errors
 
 
 def _agreed(

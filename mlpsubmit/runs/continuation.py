@@ -437,6 +437,8 @@ def _obstacle(
 ) -> str:
     """Return why a training cannot continue from a state of a shorter one; nothing if it can."""
     taken = {canonical_name(name) for name in sweep.accepted.declared}
+    if sweep.accepted.takes_any:
+        taken |= {"max_iter", "loss_checkpoints", "percent_thresholds"}  # any **kwargs have them
     if larger:
         recorded = [] if settings.onlythresholds else ["record_every", "grab_every"]
         if settings.measured:  # thresholds on metrics of the batch are looked at there

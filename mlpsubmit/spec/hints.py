@@ -83,7 +83,7 @@ def _is_offline(given: Mapping[str, Any]) -> bool:
 def _is_plain(function: Any) -> bool:
     """Return whether this is a function of the library itself, not the result of calling one."""
     plain = isinstance(function, types.FunctionType)
-    return plain and function.__module__.startswith(_LIBRARY)
+    return plain and str(function.__module__).startswith(_LIBRARY)  # None of one made by exec
 
 
 def _is_recipe(function: Any) -> bool:

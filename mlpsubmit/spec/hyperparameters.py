@@ -43,10 +43,12 @@ from mlpsubmit.spec.setting_types import (
 )
 
 __all__ = [
+    "OF_AXES",
     "OPTIMIZERS",
     "OUTSIDE_RESULTS",
     "PARAMETRIZATIONS",
     "STACKED",
+    "TECHNICAL",
     "UNSWEPT",
     "Hyperparameters",
     "canonical_name",
@@ -71,13 +73,16 @@ STACKED = frozenset(
     }
 )
 
-#: Settings that no result depends on: they are no part of a config's key.
-OUTSIDE_RESULTS = frozenset(
-    {
-        *("devices", "verbose", "pack_size", "checkpoint_minutes", "keep_state", "compile"),
-        *("num_trials", "target_monomials"),
-    }
+#: Settings of how a sweep is computed, which functions do not get.
+TECHNICAL = frozenset(
+    {"devices", "verbose", "pack_size", "checkpoint_minutes", "keep_state", "compile"}
 )
+
+#: Other names of axes. A function that declares one gets it, and it is part of the keys then.
+OF_AXES = frozenset({"num_trials", "target_monomials"})
+
+#: Settings that no result depends on: they are no part of a config's key.
+OUTSIDE_RESULTS = TECHNICAL | OF_AXES
 
 #: Settings that are no axis: results along it would be equal.
 UNSWEPT = OUTSIDE_RESULTS | {"save_weights"}

@@ -23,7 +23,12 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.spec.axes import NO_CONTENT
 from mlpsubmit.spec.fingerprint import DIGEST_BYTES, setting_digest
-from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
+from mlpsubmit.spec.hyperparameters import (
+    OF_AXES,
+    OUTSIDE_RESULTS,
+    Hyperparameters,
+    canonical_name,
+)
 from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.read import Spec
 
@@ -35,6 +40,7 @@ __all__ = [
     "counts",
     "fingerprint",
     "key_tables",
+    "taken_of_axes",
 ]
 
 #: Part of every key; raised when a release changes the results that the same settings give.
@@ -127,6 +133,7 @@ def common_entries(spec: Spec) -> list[tuple[str, Any]]:
     names = [name for name in Hyperparameters.model_fields if name not in axis_names]
     entries = list(_counted(spec, names, (getattr(spec.base, name) for name in names)))
     entries += spec.arguments.items()
+    entries += [(f"{name}()", getattr(spec.base, name)) for name in sorted(taken_of_axes(spec))]
     if "trial" not in axis_names | set(spec.arguments):
         entries.append(("trial", 0))
     entries += [("batchfn()", spec.batchfn), ("data()", spec.data), ("numerics()", NUMERICS)]
@@ -162,6 +169,11 @@ def _digest(place: str, *values: Any, unseen: list[str] | None = None) -> bytes:
     except SpecError as error:
         texts = [f"{place.replace('()', '')}: {text}" for text in error.errors]
         raise SpecError(texts) from error
+
+
+def taken_of_axes(spec: Spec) -> set[str]:
+    """Return the other names of axes that functions declare: results depend on them."""
+    return {str(canonical_name(name)) for name in spec.accepted.declared} & OF_AXES
 
 
 def counts(name: str, value: Any) -> bool:

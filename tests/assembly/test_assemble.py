@@ -365,3 +365,26 @@ def test_data_functions_get_datasethps_settings_and_axes() -> None:
 
     with pytest.raises(SpecError, match="spectrum needs 'd'"):
         probe(small({"alpha": [1.0]}, data=spectrum))
+
+
+def test_functions_get_no_settings_of_how_a_sweep_is_computed() -> None:
+    """Results are reused whatever these are."""
+    seen: list[dict[str, Any]] = []
+
+    def everything(**given: Any) -> Any:
+        seen.append(given)
+        return gaussian(given["bsz"], given["gen"])
+
+    def declares(bsz: int, gen: torch.Generator, num_trials: int, verbose: str = "mine") -> Any:
+        seen.append(locals())
+        return gaussian(bsz, gen)
+
+    stacks(small({}, batchfn=everything, VERBOSE=True, PACK_SIZE=3, NUM_TRIALS=1))
+    outside = {"verbose", "pack_size", "keep_state", "checkpoint_minutes", "devices", "compile"}
+    assert not seen[0].keys() & (outside | {"num_trials", "target_monomials"})
+    assert {"lr", "n_samples", "seed"} <= seen[0].keys()
+    seen.clear()
+    stacks(small({}, batchfn=declares, VERBOSE=True, NUM_TRIALS=2))
+    assert {(one["num_trials"], one["verbose"]) for one in seen} == {(2, "mine")}
+    with pytest.raises(SpecError, match="needs 'pack_size'; give the argument in the spec"):
+        stacks(small({}, batchfn=lambda pack_size: None))

@@ -846,3 +846,20 @@ def test_a_variable_that_a_library_sets_changes_no_key(monkeypatch, variable):
     assert sweep.refreshed().fingerprint == before
     monkeypatch.setenv("SCALE_OF_A_USER", "2")
     assert sweep.refreshed().fingerprint != before
+
+
+# ---- other names of axes -------------------------------------------------------------------------
+
+
+def folds(trial, num_trials):
+    return lambda step: (trial, num_trials)
+
+
+def test_how_many_trials_there_are_counts_where_a_function_declares_it():
+    assert key(NUM_TRIALS=3) == key(NUM_TRIALS=6)
+    assert key(NUM_TRIALS=3, batchfn=folds) != key(NUM_TRIALS=6, batchfn=folds)
+    grabs = {"g": lambda model, NUM_TRIALS: NUM_TRIALS}
+    assert key(NUM_TRIALS=3, grabs=grabs) != key(NUM_TRIALS=6, grabs=grabs)
+    assert key(NUM_TRIALS=3, batchfn=lambda **rest: rest) == key(
+        NUM_TRIALS=6, batchfn=lambda **rest: rest
+    )
