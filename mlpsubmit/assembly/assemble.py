@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from mlpsubmit.arguments import declared, function_name, takes_all
+from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
 from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
-from mlpsubmit.assembly.build_model import bound, build_model, check_layer_order
+from mlpsubmit.assembly.build_model import bound, build_model, check_layers
 from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
@@ -253,6 +253,7 @@ def _stacks(
     stacks: dict[Any, StackInputs] = {}
     networks: list[_Network] = []
     signatures: list[Signature] = []
+    gammas = {config.hyperparameters.gamma for config in configs}
     rows: list[int] = []
     for row, (config, entry) in enumerate(zip(configs, entries, strict=True)):
         try:
@@ -270,7 +271,7 @@ def _stacks(
             key = (own, _shapes(first), test_fn and _shapes(test_fn(0)))
             if key not in stacks:
                 if hyperparameters.model != "mlp":  # the library's own has them in order
-                    check_layer_order(network.model, first[0])
+                    check_layers(network.model, first[0], **_treatment(hyperparameters, gammas))
                 reason = _difference(next(iter(stacks), key), key)
                 stacks[key] = StackInputs(grabs, device, reason)
                 if needs_model0:
@@ -293,6 +294,14 @@ def _stacks(
         )
     _check_independent(rows, networks, signatures)
     return [stack for stack in stacks.values() if stack.rows]
+
+
+def _treatment(hyperparameters: Hyperparameters, gammas: Set[float]) -> dict[str, bool]:
+    """Return what is done to the read-in and the read-out of a model of the user's."""
+    own = hyperparameters.parametrization
+    divides = callable(own) and "gamma" in further_arguments(own)
+    named = not callable(own) and own != "sp"
+    return {"parametrized": named, "scaled": gammas != {1.0} and not divides}
 
 
 def _difference(one: tuple[Any, ...], other: tuple[Any, ...]) -> str:

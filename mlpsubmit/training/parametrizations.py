@@ -256,12 +256,14 @@ def _layers(model: nn.Module, parametrization: str) -> list[Layer]:
     layers: list[Layer] = []
     errors = []
     for path, module in model.named_modules():
-        if is_layer(module):
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        if is_layer(module) and own in (["weight"], ["weight", "bias"]):
             layers.append(module)
-        elif next(module.parameters(recurse=False), None) is not None:
+        elif own:  # of a layer: those of pruning or weight normalisation, or of a subclass
             where = f"its module {path!r}" if path else "the model itself"
             errors.append(
-                f"MODEL: {where} ({type(module).__name__}) has weights of its own, but "
+                f"MODEL: {where} ({type(module).__name__}) has weights of its own "
+                f"({', '.join(own)}), but "
                 f"PARAMETRIZATION={parametrization!r} covers nn.Linear and nn.Conv2d layers only; "
                 "try one without weights, PARAMETRIZATION='sp', or a callable "
                 "PARAMETRIZATION(model, optimizer)"

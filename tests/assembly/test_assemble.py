@@ -191,21 +191,21 @@ def test_models_that_compute_otherwise_are_no_pack_of_equals() -> None:
 def test_a_pack_of_one_config_is_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its model is neither walked through nor, if it is the library's, evaluated once more."""
     called: list[str] = []
-    for name in ("signature", "check_layer_order"):
+    for name in ("signature", "check_layers"):
         function = getattr(assembling, name)
         noting = partial(_noting, called, name, function)
         monkeypatch.setattr(assembling, name, noting)
     stacks(small({}))
     assert called == []
     stacks(small({}, MODEL=sloped, slope=0.5))
-    assert called == ["check_layer_order"]
+    assert called == ["check_layers"]
     stacks(small({"LR": [0.1, 0.2]}))
-    assert called == ["check_layer_order", "signature", "signature"]
+    assert called == ["check_layers", "signature", "signature"]
 
 
-def _noting(called: list[str], name: str, function: Any, *arguments: Any) -> Any:
+def _noting(called: list[str], name: str, function: Any, *arguments: Any, **named: Any) -> Any:
     called.append(name)
-    return function(*arguments)
+    return function(*arguments, **named)
 
 
 def test_grabs_get_a_generator_and_a_batch_size_of_their_own() -> None:
@@ -388,3 +388,53 @@ def test_functions_get_no_settings_of_how_a_sweep_is_computed() -> None:
     assert {(one["num_trials"], one["verbose"]) for one in seen} == {(2, "mine")}
     with pytest.raises(SpecError, match="needs 'pack_size'; give the argument in the spec"):
         stacks(small({}, batchfn=lambda pack_size: None))
+
+
+class Routed(nn.Module):
+    """Three layers, and what may be wrong about the last one."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.d = nn.Linear(4, 1) if kind in ("unused", "two heads") else None
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        h = self.b(self.a(X).relu()).relu()
+        if self.kind == "weight alone":
+            return nn.functional.linear(h, self.c.weight, self.c.bias)
+        output = self.c(h)
+        if self.d is not None and self.kind == "two heads":
+            output = output + self.d(h)
+        return output.tanh() if self.kind == "nonlinear" else output
+
+
+@pytest.mark.parametrize(
+    ("kind", "mup", "gamma"),
+    [
+        ("plain", "", ""),
+        ("unused", "does not pass its layer d, which is defined last", "does not pass its layer d"),
+        ("weight alone", "not pass its layer c, which is defined last", "not pass its layer c"),
+        ("two heads", "", "GAMMA divides the output of its last layer d, to which its own output"),
+        ("nonlinear", "", "GAMMA divides the output of its last layer c, to which its own output"),
+    ],
+)
+def test_what_is_scaled_as_the_output_is_the_output(kind: str, mup: str, gamma: str) -> None:
+    def said(axes: dict[str, Any], **settings: Any) -> str:
+        try:
+            stacks(small(axes, MODEL=Routed, kind=kind, **settings))
+        except SpecError as error:
+            return str(error)
+        return ""
+
+    own = {"PARAMETRIZATION": "sp"}
+    for axes, settings, wanted in (
+        ({}, {}, mup),
+        ({}, own, ""),
+        ({"GAMMA": [1, 2]}, {}, gamma),
+        ({"GAMMA": [1, 2]}, own, gamma),
+        ({"GAMMA": [1, 2]}, {"PARAMETRIZATION": lambda model, optimizer: None}, gamma),
+        ({"GAMMA": [1, 2]}, {"PARAMETRIZATION": lambda model, optimizer, gamma: None}, ""),
+    ):
+        found = said(axes, **settings)
+        assert (wanted in found) if wanted else not found, (axes, settings, found)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.training import MLP, parametrize, train
@@ -223,10 +224,27 @@ def test_a_callable_trains_in_packs(gaussian, make_mlps, same):
         )
 
 
+def make_net():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
 def test_what_the_table_does_not_cover_is_refused():
     normed = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
     with pytest.raises(SpecError, match=r"its module '1' \(LayerNorm\) has weights of its own"):
         parametrize(normed, "mup")
+    pruned = make_net()
+    prune.random_unstructured(pruned[2], "weight", amount=0.01)
+    with pytest.raises(SpecError, match=r"'2' \(Linear\) has weights of its own \(bias, weight_or"):
+        parametrize(pruned, "ntp")  # the next forward pass would compute the weight anew
+    old = make_net()
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(old[0])
+    with pytest.raises(SpecError, match=r"'0' \(Linear\) has weights of its own \(bias, weight_g"):
+        parametrize(old, "mup")
+    with_gain = make_net()
+    with_gain[0].register_parameter("gain", nn.Parameter(torch.ones(4)))
+    with pytest.raises(SpecError, match=r"has weights of its own \(weight, bias, gain\)"):
+        parametrize(with_gain, "mup")
     with pytest.raises(SpecError, match=r"covers nn\.Linear and nn\.Conv2d layers only"):
         parametrize(nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Linear(3, 4)), "ntp")
     bare = mlp()
