@@ -27,6 +27,7 @@ from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.accepted import POSITIONAL
 from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.libraries import user_frames
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -101,7 +102,7 @@ def _probe_configs(sweep: Sweep) -> None:
     """Train one step of the probed configs, or check names where batches need the data."""
     _probe_initial_weights(sweep)
     measured = named_grabs(sweep)
-    given = dict.fromkeys(name for values in _values(sweep, "datasethps") for name in values)
+    given = dict.fromkeys(name for values in values_of(sweep, "datasethps") for name in values)
     _warn_of_unused(sweep, given)
     for config in _probed(sweep):
         hyperparameters = config.hyperparameters
@@ -150,7 +151,7 @@ def _probe_lr_factors(sweep: Sweep) -> None:
     Raises:
         SpecError: listing patterns that match no parameter, with the first point that has them.
     """
-    if not any(_values(sweep, "lr_factors")):
+    if not any(values_of(sweep, "lr_factors")):
         return
     errors: dict[str, str] = {}
     points = _points_of(sweep, {"lr_factors", "model", "depth"})
@@ -230,12 +231,6 @@ def _smaller(hyperparameters: Hyperparameters) -> dict[str, int]:
     """Return the sizes of a probe without grabs: those of the config, up to a limit."""
     names = [*PROBE_SIZES] if hyperparameters.model == "mlp" else ["n_samples", "n_test"]
     return {name: min(getattr(hyperparameters, name), PROBE_SIZES[name]) for name in names}
-
-
-def _values(sweep: Sweep, name: str) -> tuple[Any, ...]:
-    """Return the values of a hyperparameter in a sweep."""
-    on_axis = (axis.values(name) for axis in sweep.product.axes if name in axis.names)
-    return next(on_axis, (getattr(sweep.base, name),))
 
 
 def _probed(sweep: Sweep) -> Iterator[Config]:

@@ -21,7 +21,7 @@ from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
-from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS, OPTIMIZERS
+from mlpsubmit.spec.optimizer_settings import OPTIMIZERS, default_of
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
 
@@ -248,13 +248,10 @@ def _optimizer_arguments(cls: Any, context: Context, axes: Collection[str]) -> d
     if "lr" in parameters and parameters["lr"].default is inspect.Parameter.empty:
         own["lr"] = 1.0  # without effect: each group of parameters has its own
     for name in [name for name in OPTIMIZER_SETTINGS if name in parameters]:
-        default, theirs = Hyperparameters.model_fields[name].default, parameters[name].default
-        known = OPTIMIZER_DEFAULTS.get(_STACKED_OPTIMIZERS.get(cls, ""), {})
-        ours = known.get(name, default)
-        if name in axes:
-            if ours is not None:  # the train loop passes other values, but not our default
-                own[name] = ours
-        elif cls in _STACKED_OPTIMIZERS and theirs != ours:
+        if name in axes or cls not in _STACKED_OPTIMIZERS:
+            continue  # the train loop passes what is set, and nothing else
+        theirs = parameters[name].default
+        if theirs != default_of(_STACKED_OPTIMIZERS[cls], name):
             own[name] = theirs
     taken = set(parameters) - {"params", "lr"}
     return own | {name: value for name, value in context.constants.items() if name in taken}

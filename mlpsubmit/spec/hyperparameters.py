@@ -177,12 +177,16 @@ class Hyperparameters(BaseModel):
     nesterov: Annotated[bool | None, optional(Flag)] = _field(
         None, "Nesterov momentum of sgd and muon; None: True of muon, False of sgd"
     )
-    weight_decay: NonNegative = _field(0.0, "L2, decoupled in adamw, muon and lion")
+    weight_decay: Annotated[float | None, optional(NonNegative)] = _field(
+        None, "L2, decoupled in adamw, muon and lion; None: 0, of a torch.optim class its own"
+    )
     betas: Annotated[tuple[float, float] | None, optional(Betas)] = _field(
         None, "of adam, adamw, muon and lion; None: (0.9, 0.99) of lion, (0.9, 0.999) of the others"
     )
-    eps: Positive = _field(
-        1e-8, "of adam, adamw, muon and rmsprop, in units of the order of the gradients"
+    eps: Annotated[float | None, optional(Positive)] = _field(
+        None,
+        "of adam, adamw, muon and rmsprop, in units of the order of the gradients; None: 1e-8, of "
+        "a torch.optim class its own",
     )
     optimizer_kwargs: Named = _field(
         {}, "further arguments of a torch.optim class; alpha of rmsprop, ns_steps of muon"

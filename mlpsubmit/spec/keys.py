@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from mlpsubmit.spec.axes import NO_CONTENT
 from mlpsubmit.spec.fingerprint import DIGEST_BYTES, setting_digest
 from mlpsubmit.spec.hyperparameters import (
     OF_AXES,
+    OPTIMIZERS,
     OUTSIDE_RESULTS,
     Hyperparameters,
     canonical_name,
@@ -41,6 +42,7 @@ __all__ = [
     "fingerprint",
     "key_tables",
     "taken_of_axes",
+    "values_of",
 ]
 
 #: Part of every key; raised when a release changes the results that the same settings give.
@@ -97,9 +99,22 @@ def key_tables(spec: Spec) -> KeyTables:
 
 def _counted(spec: Spec, names: Iterable[str], values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     """Yield the names and values of settings, but for one whose effect has a table of its own."""
+    known = {str(one) for one in values_of(spec, "optimizer")} <= {*OPTIMIZERS}
     for name, value in zip(names, values, strict=True):
-        if name != _INITIAL or spec.initial is None:
+        if known and name in _AS_UNSET and value == _AS_UNSET[name]:
+            yield name, None
+        elif name != _INITIAL or spec.initial is None:
             yield name, value
+
+
+#: Values that mean the same as None with the optimizers that all have these defaults.
+_AS_UNSET = {"weight_decay": 0.0, "eps": 1e-8}
+
+
+def values_of(spec: Spec, name: str) -> Sequence[Any]:
+    """Return all values of a hyperparameter in a spec."""
+    on_axis = (axis.values(name) for axis in spec.product.axes if name in axis.names)
+    return next(on_axis, [getattr(spec.base, name)])
 
 
 def config_keys(tables: KeyTables, indices: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -39,7 +39,7 @@ _KWARGS: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
 def default_of(optimizer: Any, name: str) -> Any:
     """Return an optimizer's default of a setting; that of sgd for a class of torch.optim."""
     known = optimizer if isinstance(optimizer, str) and optimizer in OPTIMIZER_DEFAULTS else "sgd"
-    return OPTIMIZER_DEFAULTS[known].get(name)
+    return 0.0 if name == "weight_decay" else OPTIMIZER_DEFAULTS[known].get(name)
 
 
 def kwargs_of(optimizer: str, given: Mapping[str, Any]) -> dict[str, Any]:

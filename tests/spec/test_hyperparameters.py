@@ -53,7 +53,7 @@ TABLE = {
     "other_model_gram": ({}, {"a": True}),
     "OPTIMIZER": ("sgd", "adamw"),
     "MOMENTUM": (None, 0.5),
-    "WEIGHT_DECAY": (0.0, 0.5),
+    "WEIGHT_DECAY": (None, 0.5),
     "LOSS": ("mse", "cross_entropy"),
     "PARAMETRIZATION": ("mup", "sp"),
     "CENTERED": (True, False),
@@ -70,7 +70,7 @@ TABLE = {
 FURTHER = {
     "NESTEROV": (None, False),
     "BETAS": (None, (0.5, 0.6)),
-    "EPS": (1e-8, 0.5),
+    "EPS": (None, 0.5),
     "OPTIMIZER_KWARGS": ({}, {"rho": 0.9}),
     "LR_SCHEDULE": ("constant", "cosine"),
     "WARMUP_STEPS": (0, 7),
@@ -549,6 +549,6 @@ def test_a_setting_that_nothing_uses_is_refused(settings, texts):
 
 
 def test_settings_that_ask_for_nothing_are_no_settings_that_nothing_uses():
-    asked = {"OPTIMIZER": "lion", "MOMENTUM": 0, "NESTEROV": False, "EPS": 1e-8}
+    asked = {"OPTIMIZER": "lion", "MOMENTUM": 0, "NESTEROV": False}
     assert validate({**asked, "LR_FINAL_FACTOR": 0}).momentum == 0
     assert validate({"OPTIMIZER": "Adagrad", "MOMENTUM": 0.9}).momentum == 0.9  # it may use any

@@ -863,3 +863,15 @@ def test_how_many_trials_there_are_counts_where_a_function_declares_it():
     assert key(NUM_TRIALS=3, batchfn=lambda **rest: rest) == key(
         NUM_TRIALS=6, batchfn=lambda **rest: rest
     )
+
+
+def test_defaults_of_the_optimizer_are_as_if_unset_but_not_of_a_class_with_its_own():
+    for asked in ({"WEIGHT_DECAY": 0}, {"OPTIMIZER": "adam", "EPS": 1e-8}):
+        optimizer = {name: value for name, value in asked.items() if name == "OPTIMIZER"}
+        assert key(**asked) == key(**optimizer)
+        own = {**asked, "OPTIMIZER": torch.optim.AdamW}
+        assert key(**own) != key(OPTIMIZER=torch.optim.AdamW)
+    grown = make({"WEIGHT_DECAY": [0.0, 0.1]})
+    assert [one == key() for one in keys(grown)] == [True, False]
+    mixed = make({"OPTIMIZER": ["sgd", torch.optim.AdamW], "WEIGHT_DECAY": [0.0, 0.1]})
+    assert key() not in keys(mixed)

@@ -24,7 +24,9 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
     lr = effective_lr(h.lr, h.gamma)
     groups = [{"params": [p], "lr": lr * factors[n].lr} for n, p in model.named_parameters()]
     momentum = h.of_optimizer("momentum")
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=h.weight_decay)
+    optimizer = torch.optim.SGD(
+        groups, lr=lr, momentum=momentum, weight_decay=h.weight_decay or 0.0
+    )
 
     def loss_on(X, y):
         X, y = X.double(), y.double()

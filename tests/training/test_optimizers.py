@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -204,12 +206,12 @@ def test_muon_trains_matrices_of_any_shape_as_torch_does():
 def test_a_class_of_torch_trains_like_its_stacked_counterpart(name, gaussian, make_mlps, same):
     settings = {"MAX_ITER": 9, "LR": 0.01, "ONLYTHRESHOLDS": False, "PARAMETRIZATION": "mup-lr"}
     stacked = train(make_mlps(1), [gaussian(0)], {**settings, "OPTIMIZER": name})
-    unstacked = {
-        **settings,
-        "OPTIMIZER": getattr(torch.optim, name),
-        "OPTIMIZER_KWARGS": {"weight_decay": 0.0},
-    }
-    same(stacked, train(make_mlps(1), [gaussian(0)], unstacked), rtol=1e-5)
+    unstacked = {**settings, "OPTIMIZER": getattr(torch.optim, name)}
+    for zero in ({"OPTIMIZER_KWARGS": {"weight_decay": 0.0}}, {"WEIGHT_DECAY": 0}):
+        same(stacked, train(make_mlps(1), [gaussian(0)], {**unstacked, **zero}), rtol=1e-5)
+    asked = {"OPTIMIZER": functools.partial(torch.optim.AdamW, weight_decay=0.2), "WEIGHT_DECAY": 0}
+    adamw = train(make_mlps(1), [gaussian(0)], {**settings, "OPTIMIZER": "adamw"})
+    same(adamw, train(make_mlps(1), [gaussian(0)], {**settings, **asked}), rtol=1e-5)
 
 
 @pytest.mark.parametrize("rounded", [False, True])

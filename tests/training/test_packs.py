@@ -40,7 +40,7 @@ def varied(K, **settings):
                 "lr": base.lr * (1 + k / 3),
                 "gamma": (0.5, 1.0, 2.0, 3.0)[k % 4],
                 "momentum": (base.momentum or 0.0) * (1 - k / 10),
-                "weight_decay": base.weight_decay * k,
+                "weight_decay": (base.weight_decay or 0.0) * k,
                 "ema_smoother": 0.9 - k / 10,
                 "lr_schedule": ("constant", "linear", "cosine", lambda step: 0.9**step)[k % 4],
                 "warmup_steps": k,

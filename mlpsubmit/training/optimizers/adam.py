@@ -29,7 +29,7 @@ class Adam(Stacked):
     def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:
         super().__init__(stack, settings)
         self._betas = settings.common.of_optimizer("betas")
-        self.eps = self._eps(settings.common.eps, settings.factors)
+        self.eps = self._eps(settings.common.of_optimizer("eps"), settings.factors)
         self.first_moments, self.second_moments = self._zeros(), self._zeros()
         # Counted on the device, so that a replayed step counts too.
         exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64

@@ -27,7 +27,7 @@ class RMSprop(Stacked):
         common = settings.common
         further = kwargs_of("rmsprop", common.optimizer_kwargs)
         self._alpha = further["alpha"]
-        self.eps = self._eps(common.eps, settings.factors)
+        self.eps = self._eps(common.of_optimizer("eps"), settings.factors)
         momenta = [h.of_optimizer("momentum") for h in settings.hyperparameters]
         self.momenta = self._per_config(momenta)
         self.squares = self._zeros()

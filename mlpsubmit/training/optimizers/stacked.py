@@ -93,7 +93,7 @@ class Stacked(StackedOptimizer):
         self.lrs = torch.tensor([[one[name] for name in stack.names] for one in lrs], **self._like)
         trained = [[one[name] != 0 for name in stack.names] for one in lrs]
         decays = [
-            [h.weight_decay * each for each in own]
+            [h.of_optimizer("weight_decay") * each for each in own]
             for h, own in zip(hyperparameters, trained, strict=True)
         ]
         self._has_penalty = any(map(any, decays)) and not self.DECOUPLED
@@ -102,7 +102,7 @@ class Stacked(StackedOptimizer):
         self.decays: Tensor | None = None
         if self.DECOUPLED and any(map(any, decays)):
             shares = [
-                [base * own[name].decay * h.weight_decay for name in stack.names]
+                [base * own[name].decay * h.of_optimizer("weight_decay") for name in stack.names]
                 for h, base, own in zip(
                     hyperparameters, settings.bases, settings.factors, strict=True
                 )
