@@ -32,6 +32,9 @@ __all__ = ["keep_initial_weights", "source_folders", "with_initial_weights"]
 #: Settings that make another function of the same weights.
 _SAME = ("parametrization", "gamma")
 
+#: The default of a setting of the built-in MLP.
+_OF_MLP = {"nonlinearity": "relu"}
+
 
 def with_initial_weights(sweep: Sweep, runs_dir: str | Path | None) -> Sweep:
     """Return a sweep with the networks that its INIT_WEIGHTS refers to.
@@ -187,6 +190,11 @@ class _Source:
             )
         return cls(value, sweep, run, frozenset(matched))
 
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        sweep = self.run.sweep
+        return {**_OF_MLP, **sweep["hyperparameters"], **sweep["arguments"]}
+
     def index_for(self, config: Config) -> int:
         """Return the index of the network that a config of the sweep begins from.
 
@@ -195,9 +203,10 @@ class _Source:
         """
         own = {name: config[name] for name in self.matched}
         index = select_one(self.run, {**own, **self.value.sel}, "its networks")
-        there = {**self.run.sweep["hyperparameters"], **point(self.run, index)}
-        for name in _SAME:
-            here, known = axis_label(getattr(config.hyperparameters, name)), there.get(name)
+        there = {**self._fixed, **point(self.run, index)}
+        mlps = config["model"] == there.get("model") == "mlp"
+        for name in (*_SAME, "nonlinearity") if mlps else _SAME:
+            here, known = axis_label({**_OF_MLP, **config}[name]), there.get(name)
             if known is not None and here != known:
                 where = f"run {self.run.id} ({point_text(self.run, index)})"
                 raise UserError(

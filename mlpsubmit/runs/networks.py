@@ -130,7 +130,13 @@ def measured(
     with _loaded(run, trust=trust) as loaded:
         sweep = loaded.sweep.measuring(grabs)
         own = run.sweep["functions"].get("arguments", {})
-        layout = replace(layout, labels=sweep.labels, functions=_functions(sweep.grabs, own))
+        layout = replace(
+            layout,
+            labels=sweep.labels,
+            functions=_functions(sweep.grabs, own),
+            metrics=(),  # as the losses, they are not measured here
+            metric_thresholds=(),
+        )
         packs = [
             _measured_pack(loaded, sweep, pack, rows) for pack, rows, _ in schema.owned(source)
         ]

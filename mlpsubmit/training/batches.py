@@ -294,7 +294,10 @@ class Batches:
         if errors and any(map(ran_out_of_memory, errors.values())):
             return None
         try:
-            return self._draw_one(self._fns[number], step)
+            X, y = self._draw_one(self._fns[number], step)
+            if self._loss in ("hinge", "logistic"):
+                self._check_signs(self._fns[number], y, step)
+            return X, y
         except FAILURES as error:
             rows = zip(self._configs, self.sources, strict=True)
             errors |= {config: error for config, source in rows if source == number}
@@ -362,15 +365,23 @@ class Batches:
             valid = "y (n,)" if output in ((), (1,)) else f"y (n, {', '.join(map(str, output))})"
             got = f"{got}, for a model whose output is {_with_n(output)}"
             self._refuse(function, got, f"{valid}; set D_OUT or reshape y")
-        if self._loss in ("hinge", "logistic") and bool((y.abs() != 1).any()):
-            got = f"gave y from {float(y.min()):g} to {float(y.max()):g}"
-            zeros = bool(((y == 0) | (y == 1)).all())
-            hint = "try 2 * y - 1" if zeros else "try LOSS='mse', 'huber', or y.sign()"
-            self._refuse(function, got, f"-1 and 1 alone for LOSS={self._loss!r}; {hint}")
         if self._loss == "cross_entropy":
             self._check_classes(function, y, output, got)
         if wrong := wrong_targets(self._metrics, self._loss, output, y):
             self._refuse(function, *wrong)
+
+    def _check_signs(self, function: BatchFn, y: Tensor, step: int) -> None:
+        """Check the targets of losses of signs: a first batch may have none of one class.
+
+        At every step on a CPU; on a GPU, where it is a sync point, at the first one.
+        """
+        if self._device.type != "cpu" and step != 0:
+            return
+        if bool((y.abs() != 1).any()):
+            got = f"gave y from {float(y.min()):g} to {float(y.max()):g}"
+            zeros = bool(((y == 0) | (y == 1)).all())
+            hint = "try 2 * y - 1" if zeros else "try LOSS='mse', 'huber', or y.sign()"
+            self._refuse(function, got, f"-1 and 1 alone for LOSS={self._loss!r}; {hint}")
 
     def _output_shape(self, function: BatchFn, X: Tensor) -> tuple[int, ...]:
         try:

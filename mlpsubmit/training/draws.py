@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpsubmit.training.parts import Part
-from mlpsubmit.training.seeds import Streams, global_stream
+from mlpsubmit.training.seeds import Streams, global_states, global_stream
 from mlpsubmit.training.unvectorised import OneAtATime
 
 __all__ = ["Draws"]
@@ -115,8 +115,11 @@ class Draws(Part):
                 yield
             return
         with self._unseen() as mode:
+            before = global_states(self._device)
             yield
-        setattr(self, kind, mode.drawn)
+            after = global_states(self._device)
+        # Draws from numpy and random are no operations of torch.
+        setattr(self, kind, mode.drawn or any(before[n] != after[n] for n in ("numpy", "random")))
 
     @contextlib.contextmanager
     def _unseen(self, rows: Sequence[int] | None = None) -> Iterator[_Intercepted]:

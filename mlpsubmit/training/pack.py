@@ -147,7 +147,7 @@ class Pack:
             set_generator_states(self._given, state["generators_at_start"])
         self._generators_at_start = generator_states(self._given)
         #: What the first step must not change, once its batch has been drawn.
-        self._drawn_before = False
+        self._drawn_before = self._loss_may_draw = False
         self._unchanged: tuple[dict[str, Any], Guard] | None = None
         arguments = resolve(grabs, contexts)
         taken = frozenset[str]().union(*(names for one in arguments for names in one.values()))
@@ -269,8 +269,10 @@ class Pack:
         written = batch.written
         if self._unchanged is not None:
             (states, guard), self._unchanged = self._unchanged, None
+            after = global_states(self.device)
             if len(self.stack.models) > 1:
-                self._refuse_global_draws(states, global_states(self.device))
+                self._refuse_global_draws(states, after)
+            self._loss_may_draw = states != after
             # By checksums the first time (a GPU-CPU sync point), else by version counters.
             written = written or "".join(guard.changed()[:1])
         if written:
@@ -318,7 +320,10 @@ class Pack:
         assert self.test is not None
         batch = self.test.draw(0)
         outputs = self.stack(batch) - self.initial_output.test()
-        losses = self.stack.bound(self._loss)(outputs, batch.targets)
+        # Else evaluations would take draws from the training.
+        apart = self.stack.draws.showing(0) if self._loss_may_draw else contextlib.nullcontext()
+        with apart:
+            losses = self.stack.bound(self._loss)(outputs, batch.targets)
         if written := batch.written:
             self._refuse_write(written)
         return losses, (outputs, batch.targets)

@@ -158,6 +158,11 @@ def test_the_source_may_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture
             r"PARAMETRIZATION is mup in run .* \(width=4, trial=0\) and ntp here",
         ),
         (
+            from_run("before", sel={"trial": 0}),
+            {"nonlinearity": "tanh"},
+            r"NONLINEARITY is relu in run .* and tanh here .* where the same weights are another",
+        ),
+        (
             from_run("before"),
             {},
             r"axes that this sweep has not, .*\(trial: 0, 1\), as in sel=\{'trial': 0\}",

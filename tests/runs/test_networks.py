@@ -56,7 +56,7 @@ def trained(folder: Path, axes: Any = None, **settings: Any) -> Run:
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        {"METRICS": ["r2"], "METRIC_THRESHOLDS": {"train_r2": [0.5]}},
         {"ONLINE": False, "PRECISION": "fp64", "LR_SCHEDULE": "cosine"},
         {"SAVE_WEIGHTS": "log:5", "GRAB_EVERY": "log:5", "ONLYTHRESHOLDS": False},
         {"SAVE_WEIGHTS": 7, "GRAB_EVERY": 7, "ONLYTHRESHOLDS": False, "LR": 30.0, "ONLINE": False},

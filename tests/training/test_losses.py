@@ -146,6 +146,22 @@ def test_targets_that_do_not_fit_the_loss_are_refused(loss, y, hint):
         train([MLP(3, 4, 1)], [lambda step: (torch.ones(3, 3), y)], {"MAX_ITER": 1, "LOSS": loss})
 
 
+def test_targets_of_later_batches_are_checked_too():
+    """A first batch may have none of one class."""
+    labels = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+
+    def batches(step):
+        return torch.ones(2, 3), labels[step]
+
+    settings = {"MAX_ITER": 4, "LOSS": "logistic"}
+    with pytest.raises(BatchError, match=r"gave y from 0 to 1; .*try 2 \* y - 1"):
+        train([MLP(3, 4, 1)], [batches], settings)
+    for number in (1, 2):  # of a pack, in which another one has been checked
+        fns = [lambda step: (torch.ones(2, 3), torch.ones(2)), batches]
+        with pytest.raises(BatchError, match="gave y from 0 to 1"):
+            train([MLP(3, 4, 1), MLP(3, 4, 1)], fns[::-1] if number == 1 else fns, settings)
+
+
 def test_integers_are_targets_like_floats():
     def of(y):
         settings = {"MAX_ITER": 3, "LOSS": "hinge"}
