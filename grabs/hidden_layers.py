@@ -29,7 +29,8 @@ def activations(
     Args:
         model: any model of at least two Linear or Conv2d layers.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
-        hidden: which hidden layer: 0 is the first, -1 the last, which feeds the read-out.
+        hidden: which hidden layer: 0 is the first, -1 the last, which feeds the read-out. Of one
+            whose next layer is called several times it is the input of the last call.
         rows: number of inputs, the first ones, that are measured (traces of (n, width) grow large);
             None for all.
 
@@ -100,7 +101,8 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
     r"""Return statistics of each layer's result before the nonlinearity, (layers, 4).
 
     They are over the entries of g (W x + b), with the forward multiplier g of the parametrization,
-    for all inputs and units; for the last layer, over the outputs of the network. The factor
+    for all inputs and units; for the last layer, over the outputs of the network. Of a layer that
+    is called several times they are those of the last call. The factor
     sqrt(2) that ReLU modules apply to their input is not included. The columns are
 
     0. the mean,

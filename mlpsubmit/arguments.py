@@ -15,6 +15,7 @@ __all__ = [
     "function_name",
     "further_arguments",
     "most_by_position",
+    "needed",
     "parse_bool",
     "pick",
     "takes_all",
@@ -66,6 +67,11 @@ def declared(function: Callable[..., Any]) -> set[str]:
         SpecError: if its signature cannot be read.
     """
     return {p.name for p in _parameters(function) if p.kind in _BY_NAME}
+
+
+def needed(function: Callable[..., Any]) -> set[str]:
+    """Return the names of the arguments without a default that a function declares."""
+    return {p.name for p in _parameters(function) if p.kind in _BY_NAME and p.default is p.empty}
 
 
 def further_arguments(function: Callable[..., Any], first: int = 2) -> dict[str, inspect.Parameter]:

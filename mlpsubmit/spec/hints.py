@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mlpsubmit.arguments import declared, function_name, parse_bool
+from mlpsubmit.arguments import declared, function_name, needed, parse_bool
 from mlpsubmit.spec.hyperparameters import canonical_name
 
-__all__ = ["hints"]
+__all__ = ["hints", "kind_errors"]
 
 #: The package of the library's recipes and batch functions.
 _LIBRARY = "mlpsubmit.batchfns"
@@ -53,6 +54,11 @@ def hints(
     if batchfn is None:
         return
     name = function_name(batchfn)
+    if callable(batchfn) and "step" in needed(batchfn):
+        yield (
+            f"batchfn: {name} takes step, which only what it returns is given: a function of the "
+            "step, as in return lambda step: (X, y)"
+        )
     entry, error = _NEEDS_DATA.get(name, ("", ""))
     if _is_recipe(batchfn):
         yield (
@@ -88,3 +94,24 @@ def _is_plain(function: Any) -> bool:
 
 def _is_recipe(function: Any) -> bool:
     return hasattr(getattr(function, "func", None), "check")
+
+
+def kind_errors(values: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Yield an error for each class in the place of a function, and each module of a factory.
+
+    Args:
+        values: of LOSS, LR_SCHEDULE and MODEL, by lower-case name.
+    """
+    for name, example in (("loss", "{}()"), ("lr_schedule", "a function of the step")):
+        for value in values[name]:
+            if isinstance(value, type):
+                own = example.format(value.__name__)
+                yield f"{name.upper()}: got the class {value.__name__}; should be {own}"
+    nn = getattr(sys.modules.get("torch"), "nn", None)  # without it there is no module
+    for value in values["model"]:
+        if nn is not None and isinstance(value, nn.Module):
+            yield (
+                f"MODEL: got a module ({type(value).__name__}); should be a function that returns "
+                "a new one each time, as every config trains its own: MODEL=lambda: "
+                "nn.Linear(4, 1), or lambda: copy.deepcopy(module)"
+            )

@@ -29,7 +29,7 @@ from mlpsubmit.spec.axes import (
     split_listed,
 )
 from mlpsubmit.spec.fingerprint import setting_digest
-from mlpsubmit.spec.hints import hints
+from mlpsubmit.spec.hints import hints, kind_errors
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.mlp_settings import settings_of_mlp
@@ -119,6 +119,8 @@ def read(
     errors += position_errors(by_position)
     accepted = accepted_names(functions, by_position, of_mlp)
     errors += accepted.errors or hints(batchfn, data, settings)
+    kinds = ("loss", "lr_schedule", "model")
+    errors += kind_errors({name: _values(axes, settings, name) for name in kinds})
     fixed, listed = split_listed(settings)
     given = [*axes.items(), *listed.items()]
     product = Product(tuple(read_axes(given, accepted, _unused(axes, settings), errors)))

@@ -654,6 +654,22 @@ def test_kinds_of_thresholds_can_be_zipped():
             "WIDTH: got [4, 8]; should be an integer >= 1 (units of each hidden layer); "
             "to sweep over it, write axes={'WIDTH': [4, 8]}",
         ),
+        (
+            {"LOSS": torch.nn.CrossEntropyLoss},
+            "LOSS: got the class CrossEntropyLoss; should be CrossEntropyLoss()",
+        ),
+        (
+            {"LR_SCHEDULE": torch.optim.lr_scheduler.CosineAnnealingLR},
+            "LR_SCHEDULE: got the class CosineAnnealingLR; should be a function of the step",
+        ),
+        (
+            {"MODEL": torch.nn.Linear(3, 1)},
+            "MODEL: got a module (Linear); should be a function that returns a new one each time",
+        ),
+        (
+            {"batchfn": lambda bsz, step: (bsz, step)},
+            "batchfn: <lambda> takes step, which only what it returns is given: a function of the",
+        ),
         ({"GRAB_EVERY": [0, 1, 3]}, "GRAB_EVERY: got [0, 1, 3]; should be an integer >= 1, or "),
         ({"METRICS": ["acc"]}, "METRICS: got ['acc']; should be names ('accuracy', 'error', "),
         ({"BETAS": (0.9, 0.98)}, "BETAS: got (0.9, 0.98), which OPTIMIZER='sgd' does not use"),
