@@ -45,7 +45,7 @@ def epochs(
         gen: its seed is that of the orders; nothing is drawn from it. Batches are on its device.
         online: has to be true: offline, all steps have the same batch.
         split: "train" or "test", the set that the batches are for.
-        X_test: (m, ...) inputs of the test set.
+        X_test: (m, ...) inputs of the test set, which evaluations need.
         y_test: (m,) or (m, d_out) its targets.
         X: if X and y are given, every step returns them.
         y: see X.
@@ -54,7 +54,8 @@ def epochs(
         ``batch_fn(step) -> (X (bsz, ...), y (bsz,) or (bsz, d_out))``.
 
     Raises:
-        SpecError: if bsz is larger than n, in offline training, and as ``sample``.
+        SpecError: if bsz is larger than n, in offline training, where a test set is asked for and
+            there is none, and as ``sample``.
 
     Example:
         >>> sweep = Sweep(data=images("digits"), batchfn=epochs, N_SAMPLES=64, MAX_ITER=10 * 21)
@@ -67,6 +68,12 @@ def epochs(
     if X is not None and y is not None:
         return fixed(X, y)
     if split == "test":
+        if X_test is None and y_test is None:
+            raise SpecError(
+                "epochs: a test set is asked for (by EVAL_EVERY, or a grab of X_te), and there is "
+                "none: it would be of the rows of the training; give X_test and y_test, as in "
+                "data=arrays(X, y, X_test, y_test), or data=held_out(arrays(X, y), test_size=0.2)"
+            )
         return sample(X_train, y_train, bsz, gen, online, split, X_test, y_test)
     if not online:
         raise SpecError(

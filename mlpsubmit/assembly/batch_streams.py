@@ -191,9 +191,15 @@ class SharedBatches:
     @functools.cached_property
     def test(self) -> BatchFn:
         """The function that yields the test set, which is drawn once."""
-        test_fn: Any = functools.cache(
-            _made(self._batchfn, self._offered(self._seeds.test, "test"))
-        )
+        batch_fn = _made(self._batchfn, self._offered(self._seeds.test, "test"))
+
+        def drawn(step: int) -> Any:
+            found = batch_fn(step)
+            if not self._context["online"]:
+                _warn_of_equal_sets(self._batchfn, self.first, found)
+            return found
+
+        test_fn: Any = functools.cache(drawn)
         test_fn.__name__ = function_name(self._batchfn)
         made: BatchFn = test_fn
         return made
@@ -275,6 +281,18 @@ def _compare(batchfn: Callable[..., Any], first: Pair, again: Pair) -> None:
                 f"{name}, which is not used",
                 stacklevel=2,
             )
+
+
+def _warn_of_equal_sets(batchfn: Callable[..., Any], train: Pair, test: Any) -> None:
+    """Warn of a batch function that returns the training set as the test set."""
+    pairs = zip(train, test, strict=True) if isinstance(test, (tuple, list)) else ()
+    equal = [isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b) for a, b in pairs]
+    if equal and all(equal):
+        warnings.warn(
+            f"batchfn {function_name(batchfn)}: its test set is its training set, and so the test "
+            "loss no other; declare split, and return other samples where it is 'test'",
+            stacklevel=2,
+        )
 
 
 def _made(batchfn: Callable[..., Any], offered: Mapping[str, Any]) -> BatchFn:

@@ -438,3 +438,18 @@ def test_what_is_scaled_as_the_output_is_the_output(kind: str, mup: str, gamma: 
     ):
         found = said(axes, **settings)
         assert (wanted in found) if wanted else not found, (axes, settings, found)
+
+
+def test_a_training_set_that_is_returned_as_the_test_set_is_told() -> None:
+    X = torch.randn(6, 3)
+
+    def same(X_train: Any) -> Any:
+        return lambda step: (X_train, X_train[:, 0])
+
+    def other(X_train: Any, split: str) -> Any:
+        return lambda step: (X_train, X_train[:, 0] + (split == "test"))
+
+    with pytest.warns(UserWarning, match="batchfn same: its test set is its training set, and so"):
+        stacks(small({}, batchfn=same, ONLINE=False), {"X_train": X})
+    stacks(small({}, batchfn=other, ONLINE=False), {"X_train": X})
+    stacks(small({}, batchfn=same, EVAL_EVERY=2), {"X_train": X})  # the population

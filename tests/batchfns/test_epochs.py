@@ -122,7 +122,10 @@ SWEEP = {
     "data",
     [
         arrays(ROWS["X_train"], ROWS["y_train"], TEST["X_test"], TEST["y_test"]),
-        from_dataset(TensorDataset(ROWS["X_train"], ROWS["y_train"])),
+        from_dataset(
+            TensorDataset(ROWS["X_train"], ROWS["y_train"]),
+            TensorDataset(TEST["X_test"], TEST["y_test"]),
+        ),
     ],
     ids=["arrays", "from_dataset"],
 )
@@ -138,6 +141,14 @@ def test_arrays_are_data_for_any_batch_function(tmp_path, data):
     first = dataset.train_loss.isel(step=0)
     assert (first.isel(lr=0) == first.isel(lr=1)).all()  # paired: the same batches
     assert (first.isel(trial=0) != first.isel(trial=1)).all()
+
+
+def test_a_test_set_is_not_of_the_rows_of_the_training():
+    sweep = Sweep(data=arrays(ROWS["X_train"], ROWS["y_train"]), **SWEEP)
+    with pytest.raises(
+        SpecError, match=r"by EVAL_EVERY, .* data=held_out\(arrays\(X, y\), test_si"
+    ):
+        assemble(sweep, list(sweep), [sweep.data()], torch.device("cpu"))
 
 
 def test_configs_with_equal_data_share_their_batches_and_state_is_not_kept():
@@ -175,7 +186,7 @@ class Saver(Monitor):
 
 
 def test_a_training_goes_on_in_the_middle_of_an_epoch_bit_for_bit():
-    data = arrays(ROWS["X_train"], ROWS["y_train"])
+    data = arrays(ROWS["X_train"], ROWS["y_train"], TEST["X_test"], TEST["y_test"])
     axes = {"N_SAMPLES": [2], "trial": range(2)}  # five steps per epoch
     settings = {**SWEEP, "MAX_ITER": 8, "EVAL_EVERY": 8}
     del settings["N_SAMPLES"]
