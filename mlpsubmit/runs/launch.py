@@ -35,6 +35,7 @@ from mlpsubmit.runs.locate import (
     RUNS_VARIABLE,
     newest_runs,
     next_launch,
+    readable,
     runs_folder,
     runs_of,
     with_results,
@@ -149,9 +150,13 @@ def launch(
         if run is None:
             reads = source_folders(sweep)
             content = manifest(sweep, spec, command, prepared.reused.count, prepared.path, reads)
+            before = None if fresh else next(readable(reversed(runs_of(folder))), None)
             with doing("writing the run directory"):
                 run = Run(create(content, prepared, gid))
-            for line in prepared.continuation.lines:
+            for line in (
+                *prepared.continuation.lines,
+                *_why_nothing_is_reused(before, prepared, run),
+            ):
                 echo(line)
         elif owner(run.path) is None:
             _restore_pickle(run.directory, frozen)
@@ -174,6 +179,21 @@ def launch(
                 raise
         raise
     return run
+
+
+def _why_nothing_is_reused(
+    before: RunDirectory | None, prepared: PreparedLaunch, run: Run
+) -> list[str]:
+    """Return a line where code differs from that of the run before, which may not be on purpose."""
+    from mlpsubmit.runs.reuse import code_that_differs
+
+    if before is None or prepared.reused.count:
+        return []
+    names = code_that_differs(before, prepared.sweep)
+    verb = "differs" if len(names) == 1 else "differ"
+    how = f"how: mlpsubmit diff {before.id} {run.id}"
+    line = f"no result of run {before.id} is reused: {', '.join(names)} {verb} ({how})"
+    return [line] if names else []
 
 
 def check_devices(prepared: PreparedLaunch) -> None:

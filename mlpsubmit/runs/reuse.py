@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.shared_data import data_keys
 from mlpsubmit.jobs.store import shards
 from mlpsubmit.jobs.store.environments import publish_environments
@@ -22,9 +23,10 @@ from mlpsubmit.jobs.store.shards import Member, StoredPack
 from mlpsubmit.jobs.store.stored_results import REUSED, reused_name
 from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.runs.provenance import changed_inputs, reject
+from mlpsubmit.runs.run_keys import DEFAULT_HASH, RunKeys
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["Reused"]
+__all__ = ["Reused", "code_that_differs"]
 
 #: A pack, on what it was trained, the rows of it that are reused, and the indices of their configs.
 _Match: TypeAlias = tuple[Member, str | None, NDArray[np.int64], NDArray[np.int64]]
@@ -158,3 +160,26 @@ def _copy_data(source: Path, copy: Path) -> None:
     with contextlib.suppress(OSError):  # lost, or another file system: then it is computed again
         if untrusted(source.parent) is None and untrusted(source) is None:  # workers unpickle it
             os.link(source, copy)
+
+
+def code_that_differs(run: RunDirectory, sweep: Sweep) -> list[str]:
+    """Return which functions and settings of the process a run has others of than a sweep.
+
+    Those that are in the keys of all configs: no result is reused then. None if it has no results.
+    """
+    try:
+        before, after = RunKeys(run).settings, sweep.ingredients["settings"]
+    except RunError:  # lost or damaged
+        return []
+    if not run.results.outcomes().finished:
+        return []
+    unset = {"hash": DEFAULT_HASH}
+    return [
+        name
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name, unset)["hash"] != after.get(name, unset)["hash"]
+        and (
+            name.startswith("process[")
+            or "parts" in {**before.get(name, {}), **after.get(name, {})}
+        )
+    ]

@@ -52,6 +52,27 @@ def test_a_warning_is_shown_once(mlpsubmit: Command) -> None:
     assert launched.err.count("warning: PARAMETRIZATION='mup' with OPTIMIZER=Adagrad: ") == 1
 
 
+def test_a_launch_says_which_code_keeps_results_from_being_reused(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    """A line that seeds a generator changes all keys, which nobody would suspect."""
+    first = mlpsubmit("launch", "small.py", "--executor", "debug")
+    before, file = open_run().id, workplace / "small.py"
+    assert "is reused" not in first.out
+    assert "is reused" not in mlpsubmit("launch", "small.py", "LR=0.2", "--executor", "debug").out
+
+    file.write_text(f"import random\nrandom.seed(1)\n{file.read_text()}")
+    again = mlpsubmit("launch", "small.py", "--executor", "debug")
+    latest = open_run().id
+    assert before != latest
+    assert re.search(
+        rf"\nno result of run \S+ is reused: process\[generators\] differs \(how: mlpsubmit diff "
+        rf"\S+ {latest}\)\n",
+        again.out,
+    ), again.out
+    assert "no result" not in mlpsubmit("launch", "small.py", "--fresh", "--executor", "debug").out
+
+
 def test_overrides_change_the_sweep(mlpsubmit: Command) -> None:
     done = mlpsubmit(
         "launch", "small.py", "WIDTH=6", "noise=[0.1,0.2]", "lr=[0.1,0.2]", "--dry-run"
