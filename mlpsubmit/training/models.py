@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.training.parametrizations import layer_scale, relu_scale
 
 __all__ = ["MLP", "NONLINEARITIES"]
 
@@ -81,6 +82,38 @@ class MLP(nn.Module):
         for layer in self.hidden_layers:
             activations.append(self.nonlin(layer(activations[-1])))
         return activations, self.output_layer(activations[-1])
+
+    def plain(self) -> nn.Sequential:
+        """Return a network of torch's own modules with the same outputs, to rounding.
+
+        The multipliers of the parametrization, GAMMA and the gain of ReLU are in its weights. It is
+        for whoever has no mlpsubmit: ``torch.save(run.model(width=64).plain(), "network.pt")``.
+
+        Raises:
+            SpecError: a layer has hooks of others.
+        """
+        modules: list[nn.Module] = [nn.Flatten()]
+        for layer in (self.input_layer, *self.hidden_layers):
+            with_relu = relu_scale(layer, self.nonlin)
+            modules.append(_scaled(layer, layer_scale(layer) if with_relu is None else with_relu))
+            modules.append(copy.deepcopy(self.nonlin) if with_relu is None else nn.ReLU())
+        modules.append(_scaled(self.output_layer, layer_scale(self.output_layer)))
+        return nn.Sequential(*modules).train(self.training)
+
+
+@torch.no_grad()
+def _scaled(layer: nn.Linear, scale: float | None) -> nn.Linear:
+    if scale is None:
+        raise SpecError(
+            "plain: a layer of the network has hooks, so that it is no scaled nn.Linear; remove "
+            "them first"
+        )
+    sizes = layer.in_features, layer.out_features, layer.bias is not None
+    made = nn.Linear(*sizes, device="meta", dtype=layer.weight.dtype)  # draws nothing
+    made = made.to_empty(device=layer.weight.device)
+    for parameter, own in zip(made.parameters(), layer.parameters(), strict=True):
+        parameter.copy_(own * scale)
+    return made
 
 
 class _Elementwise(nn.Module):

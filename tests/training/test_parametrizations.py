@@ -286,3 +286,21 @@ def test_the_learning_rate_follows_gamma():
     assert effective_lr(0.1, 0.5) == pytest.approx(0.025)
     assert effective_lr(0.1, 3.0, "adam") == effective_lr(0.1, 1.0, "adam") == 0.1
     assert effective_lr(0.1, 0.5, "adam") == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("parametrization", [*ON_MLP, "sp"])
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_plain_network_needs_no_multipliers(parametrization, nonlinearity, bias):
+    model = MLP(6, 5, 3, 2, bias=bias, nonlinearity=nonlinearity).double()
+    parametrize(model, parametrization, gamma=3.0)
+    plain, X = model.plain(), torch.randn(4, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(plain(X), model(X), rtol=1e-12, atol=1e-12)
+    kinds = {type(module) for module in plain}
+    assert kinds == {nn.Flatten, nn.Linear, nn.ReLU if nonlinearity == "relu" else nn.Tanh}
+    again = nn.Sequential(*[copy.deepcopy(module) for module in plain])
+    again.load_state_dict(plain.state_dict())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in plain)
+    model.output_layer.register_forward_hook(lambda module, given, output: output + 1)
+    with pytest.raises(SpecError, match="plain: a layer of the network has hooks"):
+        model.plain()
