@@ -11,7 +11,8 @@ from torch import nn
 
 from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
 from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
-from mlpsubmit.assembly.build_model import bound, build_model, check_layers
+from mlpsubmit.assembly.build_model import bound, build_model
+from mlpsubmit.assembly.layer_roles import check_layers
 from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn

@@ -1,30 +1,27 @@
-"""Build the model of one config, and check that its layers can be parametrized."""
+"""Build the model of one config."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.hooks import RemovableHandle
 
 from mlpsubmit.arguments import call, function_name, further_arguments
 from mlpsubmit.errors import SpecError
-from mlpsubmit.protocol import LOSS_PARAMS, is_layer
+from mlpsubmit.protocol import LOSS_PARAMS
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.precision import default_dtype, dtype_of
 from mlpsubmit.training.seeds import weights_rng
-from mlpsubmit.training.undisturbed import undisturbed
 
-__all__ = ["bound", "build_model", "check_layers"]
+__all__ = ["bound", "build_model"]
 
 
 def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor) -> nn.Module:
@@ -60,7 +57,7 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
             f"MODEL {function_name(factory)}: its parameter {lazy[0]} has no shape before the "
             "first batch (a lazy module); give the module its sizes, from d_in or input_shape"
         )
-    if factory is not MLP and factory not in _MAKES_NEW:
+    if factory is not MLP:
         _check_new(factory, model, build)
     return model
 
@@ -77,6 +74,9 @@ def _check_new(
     Raises:
         SpecError: naming what it returns again.
     """
+    with contextlib.suppress(TypeError):  # of an object that has no hash
+        if factory in _MAKES_NEW:
+            return
     with global_state_kept():
         again = build()
     known = {tensor.untyped_storage()._cdata for _, tensor in _changing(model, again)}
@@ -87,7 +87,7 @@ def _check_new(
                 "called, and configs would go on where others ended; return a copy: "
                 "copy.deepcopy(module), or tensor.clone() for a parameter"
             )
-    with contextlib.suppress(TypeError):  # an object without weak references
+    with contextlib.suppress(TypeError):  # or no weak references
         _MAKES_NEW.add(factory)
 
 
@@ -139,72 +139,3 @@ def _outputs(hyperparameters: Hyperparameters, y: Tensor) -> int:
             "many classes there are; set D_OUT to their number"
         )
     return 1
-
-
-def check_layers(model: nn.Module, X: Tensor, *, parametrized: bool, scaled: bool) -> None:
-    """Refuse a model whose read-in or read-out is not the layer that is taken for it.
-
-    A parametrization treats the layer that is defined first as the read-in, and the one that is
-    defined last as the read-out, whose output GAMMA divides.
-
-    Args:
-        parametrized: whether the parametrization treats these in their own ways.
-        scaled: whether a config has another GAMMA than 1.
-
-    Raises:
-        SpecError: naming the layers.
-    """
-    defined: dict[nn.Module, str] = {
-        module: name for name, module in model.named_modules() if is_layer(module)
-    }
-    passed: dict[nn.Module, None] = {}
-    hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]
-    output = _output(model, X, hooks)
-    if output is None or not defined:
-        return  # the train loop reports it, with the batch
-    what = f"MODEL {type(model).__name__}"
-    names = [defined[layer] for layer in passed]
-    expected = [name for layer, name in defined.items() if layer in passed]
-    if names != expected:
-        raise SpecError(
-            f"{what}: its layers are defined in the order "
-            f"{', '.join(expected)}, but the signal passes {', '.join(names)}; define them in the "
-            "order of the signal, for the first is the read-in and the last the read-out"
-        )
-    layers = list(defined)
-    first, last = layers[0], layers[-1]
-    for layer, role, matters in (
-        (first, "first", parametrized),
-        (last, "last", parametrized or scaled),
-    ):
-        if matters and layer not in passed:
-            raise SpecError(
-                f"{what}: the signal does not pass its layer {defined[layer]}, which is defined "
-                f"{role} and so taken for the read-{'in' if layer is first else 'out'}; leave it "
-                "out, define it between the others, or call it, if only its weight is used"
-            )
-    if not scaled:
-        return
-    double = [last.register_forward_hook(lambda module, given, own: 2 * own)]
-    doubled = _output(model, X, double)
-    if doubled is None or not torch.equal(doubled.nan_to_num(), (2 * output).nan_to_num()):
-        raise SpecError(
-            f"{what}: GAMMA divides the output of its last layer {defined[last]}, to which its own "
-            "output is not proportional (it has a nonlinearity after that layer, several heads, or "
-            "a connection around it); compute a nonlinearity in LOSS, leave GAMMA at 1, or divide "
-            "by it in a function PARAMETRIZATION(model, optimizer, gamma)"
-        )
-
-
-def _output(model: nn.Module, X: Tensor, hooks: Sequence[RemovableHandle]) -> Tensor | None:
-    """Return the output on two samples, and remove the hooks; None where the model raises."""
-    dtype = next((p.dtype for p in model.parameters()), X.dtype)
-    try:
-        with undisturbed(model), torch.no_grad():
-            found = model(X[:2].to("cpu", dtype, copy=True))
-        return found if isinstance(found, Tensor) else None
-    except Exception:
-        return None
-    finally:
-        for hook in hooks:
-            hook.remove()
