@@ -144,7 +144,10 @@ class Status:
 
     @property
     def divergence(self) -> str:
-        """One line on configs that diverged; empty if none did, of the same ones."""
+        """One line on configs that diverged; empty if none did.
+
+        Of those that the current attempts of the tasks have trained.
+        """
         configs = self._counted("diverged")
         return diverged(configs) if configs else ""
 

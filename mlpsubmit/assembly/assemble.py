@@ -18,6 +18,7 @@ from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.accepted import POSITIONAL
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
@@ -254,7 +255,7 @@ def _stacks(
     stacks: dict[Any, StackInputs] = {}
     networks: list[_Network] = []
     signatures: list[Signature] = []
-    gammas = {config.hyperparameters.gamma for config in configs}
+    gammas = {*values_of(sweep, "gamma")}  # of other packs too: the first one tells
     rows: list[int] = []
     for row, (config, entry) in enumerate(zip(configs, entries, strict=True)):
         try:

@@ -285,9 +285,12 @@ def _compare(batchfn: Callable[..., Any], first: Pair, again: Pair) -> None:
 
 def _warn_of_equal_sets(batchfn: Callable[..., Any], train: Pair, test: Any) -> None:
     """Warn of a batch function that returns the training set as the test set."""
-    pairs = zip(train, test, strict=True) if isinstance(test, (tuple, list)) else ()
-    equal = [isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b) for a, b in pairs]
-    if equal and all(equal):
+    if not (isinstance(test, (tuple, list)) and len(test) == 2):
+        return  # the train loop refuses it
+    if all(
+        isinstance(own, Tensor) and own.shape == other.shape and torch.equal(own.to(other), other)
+        for own, other in zip(test, train, strict=True)
+    ):
         warnings.warn(
             f"batchfn {function_name(batchfn)}: its test set is its training set, and so the test "
             "loss no other; declare split, and return other samples where it is 'test'",

@@ -31,7 +31,8 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
     ``d_out`` and every setting of the config.
 
     Raises:
-        SpecError: where it returns no module, or where y does not determine d_out.
+        SpecError: where it returns no module, one without shapes, or one that it has returned
+            before; or where y does not determine d_out.
     """
     hyperparameters = config.hyperparameters
     factory = MLP if hyperparameters.model == "mlp" else hyperparameters.model

@@ -197,10 +197,16 @@ def _layout(dataset: xr.Dataset, grabs: Sequence[str]) -> Layout:
 def _selected(dataset: xr.Dataset) -> dict[str, FixedSetting]:
     """Return the values of axes of which one point was selected: ``dataset.sel(width=64)``."""
     found = {str(name): own for name, own in dataset.coords.items() if own.ndim == 0}
+    timed = [str(name) for name in dataset.data_vars if str(name).startswith("timekeys")]
+    of_thresholds = {
+        name.replace("timekeys", kind, 1)
+        for name in ("timekeys", *timed)
+        for kind in ("threshold", "threshold_value")
+    }
     return {
         name: FixedSetting(own.item(), codes_of([own.item()], own.attrs)[0])
         for name, own in found.items()
-        if name not in CLOCKS and not name.startswith("threshold")
+        if name not in CLOCKS and name not in of_thresholds
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,9 +65,10 @@ def edited_spec(run: RunDirectory) -> str:
     spec = Path(path_now(run, folder), name)
     if spec_hash(spec) in ("", origin.get("spec_hash")):
         return ""
+    command = origin.get("command") or f"mlpsubmit launch {shlex.quote(str(spec))}"
     return (
         f"run {run.id}: {spec} has been edited since the launch, and what was launched is resumed; "
-        f"for what the spec says now, launch it: {origin.get('command', '')}"
+        f"for what the spec says now, launch it: {command}"
     )
 
 

@@ -17,6 +17,7 @@ from mlpsubmit.assembly import assemble as assembling
 from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.assembly.probe import probe
+from mlpsubmit.training import BatchError
 from mlpsubmit.training.seeds import streams
 
 CPU = torch.device("cpu")
@@ -422,7 +423,7 @@ class Routed(nn.Module):
 def test_what_is_scaled_as_the_output_is_the_output(kind: str, mup: str, gamma: str) -> None:
     def said(axes: dict[str, Any], **settings: Any) -> str:
         try:
-            stacks(small(axes, MODEL=Routed, kind=kind, **settings))
+            probe(small(axes, MODEL=Routed, kind=kind, **settings))
         except SpecError as error:
             return str(error)
         return ""
@@ -453,3 +454,11 @@ def test_a_training_set_that_is_returned_as_the_test_set_is_told() -> None:
         stacks(small({}, batchfn=same, ONLINE=False), {"X_train": X})
     stacks(small({}, batchfn=other, ONLINE=False), {"X_train": X})
     stacks(small({}, batchfn=same, EVAL_EVERY=2), {"X_train": X})  # the population
+
+    def three(X_train: Any, split: str) -> Any:
+        more = (1,) if split == "test" else ()
+        return lambda step: (X_train, X_train[:, 0], *more)
+
+    (stack,) = stacks(small({}, batchfn=three, ONLINE=False), {"X_train": X})
+    with pytest.raises(BatchError, match=r"returned 3 values; expected a pair \(X, y\)"):
+        stack.train()

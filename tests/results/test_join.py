@@ -353,6 +353,9 @@ def test_what_was_selected_of_an_axis_tells_datasets_apart():
         again = join(selected)
         assert again.status.dims == (apart, "w" if apart == "lr" else "lr")
         xr.testing.assert_equal(again.transpose("w", "lr", ...).sortby(apart), whole)
+    named = whole.rename(w="threshold_of_mine")  # no variable of the thresholds
+    again = join([named.isel(threshold_of_mine=0), named.isel(threshold_of_mine=1)])
+    assert again.threshold_of_mine.values.tolist() == [4, 8]
     codes = {"function_hashes": json.dumps({"fa": "1111", "fb": "2222"})}
     functions = whole.assign_coords(w=("w", ["fa", "fb"], codes))
     again = join([functions.sel(w="fb"), functions.sel(w="fa")])

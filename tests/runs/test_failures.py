@@ -115,8 +115,8 @@ def test_the_debugger_executor_stops_at_the_first_failure(
     assert again.code == 1
     assert "has been edited" not in again.err
 
-    # Whoever mends the spec and resumes would be puzzled by the same failure.
-    trouble.write_text(f"{trouble.read_text()}\n# mended\n")
+    # Whoever fixes the spec and resumes would be puzzled by the same failure.
+    trouble.write_text(f"{trouble.read_text()}\n# fixed\n")
     again = mlpsubmit("resume", "--executor", "debug")
     assert again.code == 1
     wanted = (

@@ -114,9 +114,18 @@ def test_errors_are_listed_at_once():
     ]
 
 
-@pytest.mark.parametrize("text", ['["a[b"]', "[a[b]", "a[b", "[ab]*.npz", "{d}.npz"])
-def test_brackets_in_texts_are_theirs(text):
-    assert parse_overrides([f"files={text}"])["files"]
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('["a[b"]', ["a[b"]),
+        ("[a[b]", ["a[b"]),
+        ("a[b", "a[b"),
+        ("[ab]*.npz", "[ab]*.npz"),
+        ("{d}.npz", "{d}.npz"),
+    ],
+)
+def test_brackets_in_texts_are_theirs(text, value):
+    assert parse_overrides([f"files={text}"]) == {"files": value}
 
 
 def test_overrides_reach_the_sweep():
