@@ -6,11 +6,30 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["STOP_SIGNALS", "StopFlag", "stop_on_signals"]
+__all__ = ["STOP_SIGNALS", "StopFlag", "Stopped", "stop_on_signals"]
 
 #: The end of its time, preemption, cancel, Ctrl-C.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has come while a run trained in this process; what it has trained is saved.
+
+    A script ends on it, as it would without a training: what follows the launch would find results
+    missing.
+
+    Args:
+        run: the folder of the run.
+    """
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(
+            f"run {run.name}: stopped by a signal; what it has trained is saved; launch or resume "
+            "it to go on"
+        )
+        self.run = run
 
 
 class StopFlag:

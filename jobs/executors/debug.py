@@ -12,7 +12,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.garbage import resume_collection
-from mlpsubmit.jobs.signals import stop_on_signals
+from mlpsubmit.jobs.signals import Stopped, stop_on_signals
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.task import run_task
@@ -48,7 +48,11 @@ class DebugExecutor(Executor):
         return 0
 
     def submit(self, submission: Submission) -> Iterator[Job]:
-        """Train the task; the state of this process is restored afterwards."""
+        """Train the task; the state of this process is restored afterwards.
+
+        Raises:
+            Stopped: a signal has come, be it in the last steps.
+        """
         yield Job.of_process(task_name(submission.number, 0), 0, os.getpid())
         on_failure = None if self._keep_going else self._show
         resume_collection()
@@ -59,7 +63,9 @@ class DebugExecutor(Executor):
             stop_on_signals() as stop,
             as_launched(submission.run, submission.sweep_hash) as sweep,
         ):
-            run_task(submission.run, sweep, submission.number, 0, stop, on_failure)
+            ended = run_task(submission.run, sweep, submission.number, 0, stop, on_failure)
+        if stop.is_set() and ended != "overtaken":
+            raise Stopped(submission.run.path)
 
     def _show(self, error: BaseException) -> None:
         if self._pdb:

@@ -59,9 +59,11 @@ def launch(
     from mlpsubmit.cli import dry_run as dry
     from mlpsubmit.cli import terminal
     from mlpsubmit.display.json_output import echo_json
+    from mlpsubmit.jobs.signals import Stopped
     from mlpsubmit.jobs.store.run_directory import RunDirectory
     from mlpsubmit.runs import launch
     from mlpsubmit.runs.locate import runs_folder, runs_of
+    from mlpsubmit.runs.run import Run
     from mlpsubmit.runs.sharing import group_id
     from mlpsubmit.spec.load import load_spec
 
@@ -87,22 +89,25 @@ def launch(
     echo(repr(sweep))
     earlier = runs_of(runs_folder(runs_dir) / sweep.name)
     submissions = {path.name: len(RunDirectory(path).submissions()) for path in earlier}
-    run = launch.launch(
-        sweep,
-        executor=where["executor"] or "auto",
-        tasks=where["tasks"],
-        template=request.template,
-        slurm=request.changes,
-        retries=where["retries"],
-        runs_dir=runs_dir,
-        spec=spec,
-        fresh=fresh,
-        pdb=where["pdb"],
-        same_device=where["same_device"],
-        trust=where["trust"],
-        group=group,
-        command=["mlpsubmit", *sys.argv[1:]],
-    )
+    try:
+        run = launch.launch(
+            sweep,
+            executor=where["executor"] or "auto",
+            tasks=where["tasks"],
+            template=request.template,
+            slurm=request.changes,
+            retries=where["retries"],
+            runs_dir=runs_dir,
+            spec=spec,
+            fresh=fresh,
+            pdb=where["pdb"],
+            same_device=where["same_device"],
+            trust=where["trust"],
+            group=group,
+            command=["mlpsubmit", *sys.argv[1:]],
+        )
+    except Stopped as stopped:  # in this process
+        run = Run(RunDirectory(stopped.run))
     echo(f"run {run.id} in {run.path}")
     submitted = submissions.get(run.id, 0) < len(run.directory.submissions())
     sys.exit(terminal.follow_or_report(run, where["follow"], submitted=submitted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def resume(
     These are the configs that failed, crashed, were interrupted or never started.
     """
     from mlpsubmit.cli import terminal
+    from mlpsubmit.jobs.signals import Stopped
 
     request = check_where(where)
     opened = open_selected(run, runs_dir)
@@ -49,16 +51,18 @@ def resume(
             sys.exit(REQUEUE)
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
-    packs = opened.resume(
-        where["executor"],
-        where["tasks"],
-        template=request.template,
-        slurm=request.changes,
-        retries=where["retries"],
-        pdb=where["pdb"],
-        same_device=where["same_device"],
-        trust=where["trust"],
-    )
+    packs = 0
+    with contextlib.suppress(Stopped):  # in this process
+        packs = opened.resume(
+            where["executor"],
+            where["tasks"],
+            template=request.template,
+            slurm=request.changes,
+            retries=where["retries"],
+            pdb=where["pdb"],
+            same_device=where["same_device"],
+            trust=where["trust"],
+        )
     if packs:
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
     sys.exit(terminal.follow_or_report(opened, where["follow"]))

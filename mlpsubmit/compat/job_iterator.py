@@ -16,6 +16,7 @@ from mlpsubmit.display.console import Console
 from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError, UserError, did_you_mean
 from mlpsubmit.jobs.executors import NAMES, follows
+from mlpsubmit.jobs.signals import Stopped
 from mlpsubmit.jobs.status import Status
 from mlpsubmit.results import Dimension
 from mlpsubmit.results.expt_trace import ExptTrace
@@ -26,6 +27,8 @@ from mlpsubmit.runs.run import Run, notebook_display
 __all__ = ["EXECUTOR_VARIABLE", "ExptTrace", "run_job_iterator"]
 
 EXECUTOR_VARIABLE = "MLPSUBMIT_EXECUTOR"
+
+_AGAIN = "run the script again to continue where it stopped"
 
 
 @exits_with_message()
@@ -87,18 +90,22 @@ def run_job_iterator(
         >>> result = run_job_iterator([[64], range(3)], ["ntrain", "trial"], ...)  # doctest: +SKIP
     """
     study = read_study(iterators, iterator_names, global_config, bfn_config, name)
-    run = launch(
-        study.sweep,
-        executor=_executor(use_mp, executor),
-        runs_dir=runs_dir,
-        tasks=tasks,
-        template=template,
-        slurm=slurm,
-        retries=retries,
-        fresh=fresh,
-        keep_going=True,
-        command=sys.argv,
-    )
+    try:
+        run = launch(
+            study.sweep,
+            executor=_executor(use_mp, executor),
+            runs_dir=runs_dir,
+            tasks=tasks,
+            template=template,
+            slurm=slurm,
+            retries=retries,
+            fresh=fresh,
+            keep_going=True,
+            command=sys.argv,
+        )
+    except Stopped:
+        _print(_AGAIN)
+        raise
     _report(run, _wait(run))
     return _results(run, study)
 
@@ -133,15 +140,10 @@ def _wait(run: Run) -> Status:
         if follows(run.directory):
             _print("stopping: workers save their state (Ctrl-C again to stop waiting for them)")
             terminal.cancel_and_wait(run)
-            _print("run the script again to continue where they stopped")
+            _print(_AGAIN)
         else:
             _print(f"run {run.id} continues on the cluster; run the script again to wait for it")
         raise
-    if any(
-        task.state == "interrupted" and task.heartbeat.get("pid") == os.getpid()
-        for task in status.tasks
-    ):
-        raise KeyboardInterrupt  # it reached the train loop, which has saved its state
     return status
 
 

@@ -106,6 +106,7 @@ def launch(
             system cannot share it with the group.
         UserError: the executor is not available, the cluster rejects the job, or the runs folder
             is not writable.
+        KeyboardInterrupt: with ``debug``, a signal has ended the training, whose state is saved.
     """
     from mlpsubmit.spec.sweep import Sweep
 

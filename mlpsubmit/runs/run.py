@@ -160,6 +160,8 @@ class Run:
             UserError: the executor is not available, or the cluster rejects the job.
             RunError: reused results are damaged; only a new launch can train these configs again.
                 Or other users could have written the functions in the run.
+            KeyboardInterrupt: with ``debug``, a signal has ended the training, whose state is
+                saved.
         """
         with doing("importing torch"):
             from mlpsubmit.jobs import executors

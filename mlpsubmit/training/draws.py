@@ -49,6 +49,7 @@ class Draws(Part):
         alone: as given.
         in_steps, in_evaluations: whether the models draw in training mode, and in eval mode; None
             before the first forward pass.
+        rows: per row of the stack, the seeds of its config.
         active: whether draws are intercepted now.
     """
 
@@ -67,9 +68,9 @@ class Draws(Part):
         self._own = _Generators([one.draws for one in self._streams])
 
     def _set_rows(self, rows: Sequence[Streams]) -> None:
-        self._rows = list(rows)
+        self.rows = list(rows)
         self._streams = list(dict.fromkeys(rows))
-        self._gathering = _Gathering.of(self._rows, self._streams, self._device)
+        self._gathering = _Gathering.of(self.rows, self._streams, self._device)
 
     @property
     def generators(self) -> list[torch.Generator]:
@@ -101,7 +102,7 @@ class Draws(Part):
 
     def showing(self, row: int) -> contextlib.AbstractContextManager[None]:
         """Return the context of a measurement of one model, which may draw in either mode."""
-        return global_stream(self._rows[row].evaluations, self._device)
+        return global_stream(self.rows[row].evaluations, self._device)
 
     @contextlib.contextmanager
     def watched(self, kind: str) -> Iterator[None]:
@@ -124,7 +125,7 @@ class Draws(Part):
     @contextlib.contextmanager
     def _unseen(self, rows: Sequence[int] | None = None) -> Iterator[_Intercepted]:
         """Draw from streams that start anew, within the context."""
-        chosen = [self._rows[row] for row in (range(len(self._rows)) if rows is None else rows)]
+        chosen = [self.rows[row] for row in (range(len(self.rows)) if rows is None else rows)]
         streams = list(dict.fromkeys(chosen))
         seeds = [one.evaluations for one in streams]
         gathering = _Gathering.of(chosen, streams, self._device)
@@ -150,14 +151,14 @@ class Draws(Part):
 
     def row(self, row: int) -> Draws:
         """Return those of one row, to evaluate it once alone: it draws from global generators."""
-        single = Draws(self._rows[row : row + 1], True, self._device, self._recurrent)
+        single = Draws(self.rows[row : row + 1], True, self._device, self._recurrent)
         single.in_steps, single.in_evaluations = self.in_steps, self.in_evaluations
         return single
 
     def shrink(self, keep: Sequence[int]) -> None:
         """Keep these rows, and only the streams that they draw from."""
         before = self._streams
-        self._set_rows([self._rows[row] for row in keep])
+        self._set_rows([self.rows[row] for row in keep])
         self._own.keep([before.index(one) for one in self._streams])
 
     def state_dict(self) -> dict[str, Any]:
@@ -166,7 +167,7 @@ class Draws(Part):
             device: [generator.get_state() for generator in made]
             for device, made in self._own.by_device.items()
         }
-        return {"in_steps": self.in_steps, "rows": list(map(list, self._rows)), "states": states}
+        return {"in_steps": self.in_steps, "rows": list(map(list, self.rows)), "states": states}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from a saved state."""

@@ -9,7 +9,7 @@ network is evaluated once for all.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class InitialOutput(Part):
             fixed = {name: one for name, one in sets.items() if one is not None and one.fixed}
             self._fixed = {name: self._evaluate(one.draw(0)) for name, one in fixed.items()}
         if not train.fixed:
-            self._merge(train.sources)
+            self._merge(list(zip(train.sources, stack.evaluation_streams, strict=True)))
         self._index()
 
     def train(self, batch: Batch) -> Tensor | float:
@@ -91,10 +91,13 @@ class InitialOutput(Part):
         outputs = self._stack.evaluate(self.weights, own, self._rows)
         return self._stack.scaled(outputs.index_select(0, self._gathered))
 
-    def _merge(self, sources: Sequence[int]) -> None:
-        """Keep networks of equal weights once, for rows whose batches have the same source.
+    def _merge(self, sources: Sequence[Hashable]) -> None:
+        """Keep networks of equal weights once, for rows of the same source.
 
         They may differ in the tensors that :meth:`Stack.scaled` multiplies outputs by.
+
+        Args:
+            sources: per row, where its batches come from, and what its network may draw.
         """
         if not self.weights:
             return

@@ -62,11 +62,18 @@ def check_lr_schedule(h: Hyperparameters) -> None:
     """Call a callable LR_SCHEDULE for the first and the last step that it decides on.
 
     Raises:
-        SpecError: where it returns no finite number >= 0.
+        SpecError: where it returns no finite number >= 0, or another one when it is called again.
     """
-    if callable(h.lr_schedule):
-        for step in (min(h.warmup_steps, h.max_iter - 1), h.max_iter - 1):
-            lr_factor(h, step)
+    if not callable(h.lr_schedule):
+        return
+    for step in (min(h.warmup_steps, h.max_iter - 1), h.max_iter - 1):
+        first, again = (lr_factor(h, step) for _ in range(2))
+        if first != again:
+            raise SpecError(
+                f"LR_SCHEDULE: {function_name(h.lr_schedule)}({step}) gave {first:g} and then "
+                f"{again:g}; valid is a function of the step alone, without random numbers or "
+                "state, as steps are asked for in any order"
+            )
 
 
 class LRSchedule:

@@ -7,6 +7,7 @@ largest is that of the class: one-hot, or 1 for it and -1 for the others.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,19 +18,25 @@ from torch import Tensor
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.spec.metrics import Metric
+from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.guard import WriteError, version
 from mlpsubmit.training.oom import ran_out_of_memory
+from mlpsubmit.training.seeds import global_states
 
-__all__ = ["StackedMetric", "stacked_metric", "wrong_targets"]
+__all__ = ["ByCallable", "RowStream", "StackedMetric", "stacked_metric", "wrong_targets"]
 
 #: From outputs (K, n, ...) and targets (1 or K, n, ...) to values (K,).
 StackedMetric = Callable[[Tensor, Tensor], Tensor]
+
+#: From a row of the stack to the context in which global generators draw from a stream of its
+#: config that starts anew, and continue afterwards as if nothing had been drawn.
+RowStream = Callable[[int], contextlib.AbstractContextManager[None]]
 
 #: Losses whose minimum is f = y.
 _REGRESSION = ("mse", "mae", "huber")
 
 
-def stacked_metric(name: str, metric: Metric) -> StackedMetric:
+def stacked_metric(name: str, metric: Metric, stream: RowStream) -> StackedMetric:
     """Return a metric for K configs at once.
 
     Args:
@@ -37,10 +44,12 @@ def stacked_metric(name: str, metric: Metric) -> StackedMetric:
         metric: of a callable(output, y), each config's value is computed under ``torch.vmap`` where
             that is possible, else row by row, with y in the shape of the output where both have as
             many entries.
+        stream: what a callable draws from where it draws random numbers from global generators. It
+            is called row by row then.
     """
     if isinstance(metric.function, str):
         return _BUILT_IN[metric.function]
-    return _ByCallable(name, metric.function)
+    return ByCallable(name, metric.function, stream)
 
 
 def accuracy(output: Tensor, y: Tensor) -> Tensor:
@@ -126,25 +135,31 @@ def _wide(output: Tensor) -> torch.dtype:
     return torch.float32 if output.device.type == "mps" else torch.float64
 
 
-class _ByCallable:
+class ByCallable:
     """A metric of the user's.
 
     Args:
         name: in METRICS.
         function: from the output and y of one config to a number.
+        stream: what it draws from, if it draws.
+
+    Attributes:
+        draws: whether it draws from global generators; None before the first call.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self._function, self._vectorised = function, True
+    def __init__(self, name: str, function: Callable[..., Any], stream: RowStream) -> None:
+        self._function, self._stream, self._vectorised = function, stream, True
+        self.draws: bool | None = None
         self._name = f"METRICS: {name!r}, {function_name(function)}(output, y),"
         self._shared = torch.vmap(self._one, in_dims=(0, None))
         self._stacked = torch.vmap(self._one, in_dims=(0, 0))
 
     def __call__(self, output: Tensor, y: Tensor) -> Tensor:
+        """Return the values (K,) for outputs (K, n, ...) and targets (1 or K, n, ...)."""
         if _is_per_output(output, y):  # else (n, 1) - (n,) would be (n, n)
             y = y.reshape(len(y), *output.shape[1:])
         before = (version(output), version(y))
-        values = self._vectors(output, y)
+        values = self._values(output, y)
         if (version(output), version(y)) != before:
             raise WriteError(
                 f"{self._name} changes output or y in place; others read them too; try .clone(), "
@@ -152,7 +167,17 @@ class _ByCallable:
             )
         return values
 
-    def _vectors(self, output: Tensor, y: Tensor) -> Tensor:
+    def _values(self, output: Tensor, y: Tensor) -> Tensor:
+        if self.draws is None:
+            with global_state_kept():
+                before = global_states(output.device)
+                values = self._at_once(output, y)
+                self.draws = global_states(output.device) != before
+            if not self.draws:
+                return values
+        return self._one_by_one(output, y) if self.draws else self._at_once(output, y)
+
+    def _at_once(self, output: Tensor, y: Tensor) -> Tensor:
         if self._vectorised and len(output) > 1:
             try:
                 return self._shared(output, y[0]) if len(y) == 1 else self._stacked(output, y)
@@ -160,7 +185,14 @@ class _ByCallable:
                 if isinstance(error, UserError) or ran_out_of_memory(error):
                     raise
                 self._vectorised = False  # it may do what vmap cannot; or fail alone as well
-        return torch.stack([self._one(f, y[row % len(y)]) for row, f in enumerate(output)])
+        return self._one_by_one(output, y)
+
+    def _one_by_one(self, output: Tensor, y: Tensor) -> Tensor:
+        values = []
+        for row, f in enumerate(output):
+            with self._stream(row) if self.draws else contextlib.nullcontext():
+                values.append(self._one(f, y[row % len(y)]))
+        return torch.stack(values)
 
     def _one(self, output: Tensor, y: Tensor) -> Tensor:
         value = self._function(output, y)

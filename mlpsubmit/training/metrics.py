@@ -29,7 +29,7 @@ from torch import Tensor
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, BatchError, column
 from mlpsubmit.training.loss_history import Finished, LossHistory
-from mlpsubmit.training.metric_functions import stacked_metric
+from mlpsubmit.training.metric_functions import ByCallable, stacked_metric
 from mlpsubmit.training.parts import Part, extended
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
@@ -64,7 +64,10 @@ class MetricHistory(Part):
         common, K = hyperparameters[0], len(hyperparameters)
         self._history, self._stack, self._stop_on = history, stack, common.stop_on
         self._max_iter = common.max_iter
-        self._metrics = {n: stacked_metric(n, metric) for n, metric in common.measured.items()}
+        self._metrics = {
+            name: stacked_metric(name, metric, stack.draws.showing)
+            for name, metric in common.measured.items()
+        }
         self._better = {name: metric.better for name, metric in common.measured.items()}
         self.measured = bool(self._metrics)
         self._schedules = {"train": history.record_at}
@@ -106,6 +109,14 @@ class MetricHistory(Part):
     def functions(self) -> list[Any]:
         """The functions that measure, the user's among them."""
         return [*self._metrics.values()]
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why a step that measures cannot be recorded as a CUDA graph."""
+        if not self._records_always:
+            return None
+        drawing = (n for n, m in self._metrics.items() if isinstance(m, ByCallable) and m.draws)
+        return next((f"METRICS {name!r} draws random numbers" for name in drawing), None)
 
     # In a step, or after it
 

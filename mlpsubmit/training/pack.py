@@ -414,7 +414,7 @@ class Pack:
     @property
     def obstacle(self) -> str | None:
         """Why steps cannot be recorded, where that is known."""
-        return self.stack.draws.obstacle
+        return self.stack.draws.obstacle or self.metrics.obstacle
 
     @property
     def size(self) -> int:

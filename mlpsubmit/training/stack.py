@@ -151,6 +151,13 @@ class Stack(Part):
         """Return the outputs (K, n, ...) with the current weights."""
         return self.evaluate(self.tensors, batch)
 
+    @property
+    def evaluation_streams(self) -> Sequence[Streams | None]:
+        """Per row, what its network may draw from in eval mode; None where it draws nothing."""
+        if self._closed_form is not None:
+            return [None] * len(self)
+        return self.draws.rows
+
     def evaluate(
         self, tensors: dict[str, Tensor], batch: Batch, rows: Sequence[int] | None = None
     ) -> Tensor:

@@ -1,4 +1,4 @@
-"""Jobs are runs: they continue where they stopped, survive failures, and train in workers."""
+"""Jobs are runs: they continue where it stopped, survive failures, and train in workers."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_a_script_that_is_stopped_goes_on_when_it_is_run_again(workplace, number
         assert code == 130
         assert "KeyboardInterrupt" not in err
         assert "stopping: workers save their state" in err
-        assert "run the script again to continue where they stopped" in err
+        assert "run the script again to continue where it stopped" in err
         assert not open_run("script", runs).status().done
     else:
         process.communicate(timeout=60)

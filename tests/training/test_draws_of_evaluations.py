@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import numpy as np
@@ -74,3 +75,46 @@ def test_a_model_that_draws_trains_alike_whatever_is_evaluated(gaussian, draw, c
     grabs = {"output": lambda model, X_tr: model(X_tr).detach().sum().item()}
     measured = losses(gaussian, lambda: Noisy(draw), settings=settings, grabs=grabs)
     np.testing.assert_array_equal(measured, wanted)
+
+
+def test_initial_outputs_draw_from_the_stream_of_their_config(gaussian):
+    def trained(trials):
+        torch.manual_seed(0)
+        network = Noisy(DRAWS["torch"])
+        settings = {"MAX_ITER": 3, "PARAMETRIZATION": "sp", "ONLYTHRESHOLDS": False}
+        models, batches = [copy.deepcopy(network) for _ in trials], gaussian(0)
+        result = train(models, [batches] * len(trials), settings, trials=trials)
+        return result.train_loss
+
+    together = trained([0, 1])
+    np.testing.assert_allclose(together, [trained([0])[0], trained([1])[0]], rtol=1e-6)
+    assert (together[0] != together[1]).all()
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_metric_that_draws_has_a_stream_of_its_config(gaussian, draw, every):
+    def some(output, y):
+        return (output - y).abs().mean() + draw()
+
+    def trained(trials, metrics):
+        torch.manual_seed(0)
+        network = Noisy(DRAWS["torch"])
+        settings = {
+            "MAX_ITER": 6,
+            "PARAMETRIZATION": "sp",
+            "ONLYTHRESHOLDS": False,
+            "RECORD_EVERY": every,
+            "METRICS": metrics,
+        }
+        models, batches = [copy.deepcopy(network) for _ in trials], gaussian(0)
+        return train(models, [batches] * len(trials), settings, trials=trials)
+
+    metrics = {"some": (some, "min"), "again": (some, "min")}
+    together, without = trained([0, 1], metrics), trained([1], [])
+    alone = trained([1], metrics)
+    np.testing.assert_array_equal(alone.train_loss, without.train_loss)
+    found, wanted = together.metrics["train_some"], alone.metrics["train_some"]
+    np.testing.assert_allclose(found[1], wanted[0], rtol=1e-6)
+    # Each measurement draws the same numbers.
+    np.testing.assert_array_equal(found, together.metrics["train_again"])
+    assert (found[0] != found[1]).all()

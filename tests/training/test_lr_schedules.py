@@ -263,10 +263,17 @@ def test_a_callable_is_checked_for_its_values(gaussian, make_mlps):
     def text(step):
         return "0.1"
 
+    calls = []
+
+    def counting(step):
+        calls.append(step)
+        return 1 / len(calls)
+
     for schedule, message in (
         (nan_at_the_end, rf"nan_at_the_end\({STEPS - 1}\) gave nan; valid is a finite number >= 0"),
         (negative_in_between, r"negative_in_between\(9\) gave -1; valid"),
         (text, r"text\(0\) gave '0.1'; valid"),
+        (counting, r"counting\(0\) gave 1 and then 0.5; valid is a function of the step alone"),
     ):
         with pytest.raises(SpecError, match=message):
             train(make_mlps(1), [gaussian(0)], {**COMMON, "LR_SCHEDULE": schedule})

@@ -19,13 +19,17 @@ from mlpsubmit.training.metric_functions import stacked_metric
 K, N, C = 3, 40, 5
 
 
+def not_called(row):
+    raise AssertionError(f"no metric here draws, and row {row} was given a stream")
+
+
 def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def measured(name, output, y):
     """Measure K configs with targets of their own, with shared ones, and one alone."""
-    metric = stacked_metric(name, validate_one("metrics", [name])[name])
+    metric = stacked_metric(name, validate_one("metrics", [name])[name], not_called)
     values = metric(output, y)
     assert values.shape == (len(output),)
     shared = metric(output, y[:1])

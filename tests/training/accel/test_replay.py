@@ -418,6 +418,19 @@ def test_a_network_that_draws_alone_is_not_replayed(same, recording, capsys, dev
     assert f"from step 1 on, {reason}" in capsys.readouterr().out
 
 
+def test_steps_whose_metric_draws_are_not_replayed(job, same, recording, capsys):
+    def noisy(output, y):
+        return (output - y).abs().mean() + torch.rand(())
+
+    run = job(METRICS={"noisy": (noisy, "min")}, ONLYTHRESHOLDS=False)
+    eager, _ = run()
+    recorder = recording()
+    same(eager, run()[0])
+    assert recorder.recorded == 0
+    reason = "steps are not replayed: METRICS 'noisy' draws random numbers"
+    assert f"from step 1 on, {reason}" in capsys.readouterr().out
+
+
 def test_a_shrunken_stack_is_recorded_anew(job, same, short_blocks, recording, capsys):
     run = job(MAX_ITER=60, PERCENT_THRESHOLDS=[0.97], ONLINE=False)
     eager, _ = run()
