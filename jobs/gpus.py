@@ -66,7 +66,7 @@ def listed_devices(visible: str) -> list[str]:
 def all_devices() -> list[str]:
     """Return every GPU of this machine, by UUID; for one that is divided, its MIG instances.
 
-    A process of CUDA sees one MIG instance at most, so each is a device of its own. None if no
+    A process of CUDA sees one MIG instance at most, so each is a device of its own. Empty if no
     driver answers.
     """
     try:

@@ -15,14 +15,13 @@ import importlib.machinery
 import os
 import stat
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from mlpsubmit.spec.libraries import is_library
+from mlpsubmit.spec.libraries import in_library_folder, is_library
 
 __all__ = ["Recording", "changes", "record"]
 
@@ -142,14 +141,7 @@ def _program(arguments: Sequence[Any]) -> str:
 
 def _is_foreign(path: str) -> bool:
     """Return whether a file is code, or belongs to the system or to Python."""
-    return path.endswith(_CODE) or path.startswith((*_SYSTEM, *_library_folders()))
-
-
-@functools.cache
-def _library_folders() -> tuple[str, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = [sysconfig.get_paths()[name] for name in names]
-    return tuple({folder + os.sep for folder in (*folders, *map(os.path.realpath, folders))})
+    return path.endswith(_CODE) or path.startswith(_SYSTEM) or in_library_folder(Path(path))
 
 
 # ---- the hook ------------------------------------------------------------------------------------

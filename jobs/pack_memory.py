@@ -15,7 +15,7 @@ __all__ = [
     "LARGEST_ON_GPU",
     "RECORDED_COPIES",
     "config_bytes",
-    "evaluates_test_loss",
+    "evaluates_test_set",
     "fitting",
     "usable",
 ]
@@ -50,10 +50,10 @@ def config_bytes(
 
     Args:
         weights: of one network.
-        settings: d, width, depth, n_samples, n_test, online, precision (bytes per number) and
-            eval_every (0 or absent where it is not set), each (groups,).
+        settings: d, width, depth, n_samples, n_test, online, precision (bytes per number), each
+            (groups,); and those of :func:`evaluates_test_set`.
     """
-    test_samples = evaluates_test_loss(settings) * settings["n_test"]
+    test_samples = evaluates_test_set(settings) * settings["n_test"]
     width, depth = settings["width"], settings["depth"]
     # A forward pass keeps the signals of every layer, the backward pass two more at a time; a
     # network that autograd differentiates keeps some twice. A recorded step, in which the test set
@@ -67,9 +67,16 @@ def config_bytes(
     )
 
 
-def evaluates_test_loss(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-    """Return where the test loss is evaluated, (groups,): offline, or where EVAL_EVERY is set."""
-    return np.asarray((settings["online"] == 0) | (settings.get("eval_every", 0) > 0))
+def evaluates_test_set(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """Return where the test set is evaluated, (groups,): offline, or where a setting asks for it.
+
+    Args:
+        settings: online; and eval_every, log_spaced_evaluations and test_thresholds, 0 or absent
+            where they are not set.
+    """
+    asking = ("eval_every", "log_spaced_evaluations", "test_thresholds")
+    asked = sum((settings[name] for name in asking if name in settings), np.zeros(1))
+    return np.asarray((settings["online"] == 0) | (asked > 0))
 
 
 def usable(memory: int) -> float:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.arguments import declared, takes_all
 from mlpsubmit.errors import SpecError
-from mlpsubmit.jobs.pack_memory import config_bytes, evaluates_test_loss, fitting
+from mlpsubmit.jobs.pack_memory import config_bytes, evaluates_test_set, fitting
 from mlpsubmit.jobs.store.masks import decode_mask, encode_classes, encode_mask
 from mlpsubmit.jobs.store.plan_order import PlanOrder
 from mlpsubmit.jobs.store.records import MOST_PACKS, PlanRecord, order_of
@@ -54,12 +54,15 @@ ASSUMED_INPUTS = 64
 #: that is too large has to be trained again, it is the default, the largest.)
 ASSUMED_WIDTH = 256
 
-#: Settings that the cost of a config is estimated from.
+#: What the cost of a config is estimated from: settings; N of EVAL_EVERY="log:N"; and whether
+#: METRIC_THRESHOLDS has one of the test set.
 COST_SETTINGS = (
-    *("d", "width", "depth", "n_samples", "n_test", "max_iter", "eval_every", "online"),
-    "precision",
-    "optimizer",
+    *("d", "width", "depth", "n_samples", "n_test", "max_iter", "online", "precision", "optimizer"),
+    *("eval_every", "log_spaced_evaluations", "test_thresholds"),
 )
+
+#: The settings that those are read from, where they are called otherwise.
+_READ_FROM = {"log_spaced_evaluations": "eval_every", "test_thresholds": "metric_thresholds"}
 
 Range = tuple[int, int]
 
@@ -351,14 +354,15 @@ def _kept(
 def _cost_setting(sweep: Sweep, name: str, classes: Mapping[int, NDArray[np.int64]]) -> CostSetting:
     if name == "d":
         return None, [float(_known_inputs(sweep))]
+    setting = _READ_FROM.get(name, name)
     for i, axis in enumerate(sweep.product.axes):
-        if name in axis.names:
-            values = axis.values(name)
+        if setting in axis.names:
+            values = axis.values(setting)
             if i in classes:  # every setting that cost depends on is equal in a class
                 _, firsts = np.unique(classes[i], return_index=True)
                 values = tuple(values[first] for first in firsts.tolist())
-            return i, [_as_number(name, value, sweep.base) for value in values]
-    return None, [_as_number(name, getattr(sweep.base, name), sweep.base)]
+            return i, [_as_number(name, value) for value in values]
+    return None, [_as_number(name, getattr(sweep.base, setting))]
 
 
 def _takes_width(sweep: Sweep) -> bool:
@@ -377,20 +381,21 @@ def _known_inputs(sweep: Sweep) -> int:
     return next((d for d in named if isinstance(d, int)), ASSUMED_INPUTS)
 
 
-def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
+def _as_number(name: str, value: Any) -> float:
     """Return a setting as a number.
 
-    A schedule of N events is the mean number of steps between them, and 0 if it is not set; an
-    optimizer is 1 if it trains a whole pack at once, 2 if that is muon, 0 if it is a class of
-    torch.optim; a precision is bytes per number.
+    An optimizer is 1 if it trains a whole pack at once, 2 if that is muon, 0 if it is a class of
+    torch.optim; a precision is bytes per number; what is not set is 0.
     """
     if name == "precision":
         return 8.0 if value == "fp64" else 4.0
     if name == "optimizer":
         return 2.0 if value == "muon" else float(isinstance(value, str) and value in OPTIMIZERS)
-    if isinstance(value, str):
-        return max(1.0, base.max_iter / (log_spaced(value) or 1))
-    return float(value or 0)
+    if name == "test_thresholds":
+        return float(any(key.startswith("test_") for key in value))
+    if name == "log_spaced_evaluations":
+        return float(log_spaced(value) or 0)
+    return 0.0 if isinstance(value, str) else float(value or 0)
 
 
 def _by_group(
@@ -424,11 +429,18 @@ def _costs(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     weights = _weights(settings)
     online = settings["online"]
     train = (6 + 2 * online) * settings["n_samples"] * weights
-    test = 2 * settings["n_test"] * weights / np.maximum(settings["eval_every"], 1)
-    test = test * evaluates_test_loss(settings)
+    test = 2 * settings["n_test"] * weights * _evaluations(settings)
     muon = MUON_PRODUCTS * 2 * (settings["depth"] - 1) * settings["width"] ** 3
     update = (settings["optimizer"] == 2) * muon
-    return np.asarray(settings["max_iter"] * (train + test + update + STEP_OVERHEAD))
+    return np.asarray(settings["max_iter"] * (train + update + STEP_OVERHEAD) + test)
+
+
+def _evaluations(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return how often a config evaluates the test set, (groups,)."""
+    steps, log_spaced = settings["max_iter"], settings["log_spaced_evaluations"]
+    regularly = steps / np.maximum(settings["eval_every"], 1)
+    often = np.where(log_spaced > 0, np.minimum(log_spaced, steps), regularly)
+    return np.asarray(often * evaluates_test_set(settings))
 
 
 def _pack_limits(
@@ -479,7 +491,7 @@ def _cached(
     weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.int64]:
     """Return how many configs are to train together on a CPU, (groups,)."""
-    test_samples = evaluates_test_loss(settings) * settings["n_test"]
+    test_samples = evaluates_test_set(settings) * settings["n_test"]
     samples = np.maximum(settings["n_samples"], test_samples)
     activations = samples * settings["width"] * settings["depth"]
     sizes = np.minimum(STACKED_WEIGHTS // weights, STACKED_ACTIVATIONS // activations)

@@ -78,7 +78,7 @@ def further_arguments(function: Callable[..., Any], first: int = 2) -> dict[str,
     """Return the arguments by name that a function declares after its first ones.
 
     Those are the ones that PARAMETRIZATION(model, optimizer), LOSS(output, y) and LR_SCHEDULE(step)
-    are always given. None if its signature cannot be read, as that of some of torch's functions.
+    are always given. Empty if its signature cannot be read, as that of some of torch's functions.
     """
     try:
         parameters = _parameters(function)[first:]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlpsubmit.errors import DamageError
 from mlpsubmit.jobs.store.stored_weights import weights_digest
 
-__all__ = ["missing_networks", "read_network", "write_networks"]
+__all__ = ["missing_networks", "read_network", "verify_networks", "write_networks"]
 
 
 #: Which numpy gives no types.
@@ -36,11 +36,30 @@ def write_networks(
 def missing_networks(file: Path, keys: Iterable[str]) -> list[str]:
     """Return the hashes that a file has no network of; all of them if it cannot be read."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            known = {name.partition("/")[0] for name in archive.namelist()}
+        known = set(_keys(file))
     except (OSError, zipfile.BadZipFile):
         known = set()
     return [key for key in dict.fromkeys(keys) if key not in known]
+
+
+def verify_networks(file: Path) -> None:
+    """Read every network of a file, one in memory at a time.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        DamageError: any of them is not as it was written.
+    """
+    try:
+        keys = _keys(file)
+    except zipfile.BadZipFile as error:
+        raise DamageError(f"{file}: {error}; {_ADVICE}") from error
+    for key in keys:
+        read_network(file, key)
+
+
+def _keys(file: Path) -> list[str]:
+    with zipfile.ZipFile(file) as archive:
+        return list(dict.fromkeys(name.partition("/")[0] for name in archive.namelist()))
 
 
 def read_network(file: Path, key: str) -> dict[str, NDArray[Any]]:

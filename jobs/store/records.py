@@ -241,10 +241,12 @@ class CostSettings(TypedDict):
     n_samples: CostSettingRecord
     n_test: CostSettingRecord
     max_iter: CostSettingRecord
-    eval_every: CostSettingRecord
     online: CostSettingRecord
     precision: CostSettingRecord
     optimizer: CostSettingRecord
+    eval_every: CostSettingRecord
+    log_spaced_evaluations: CostSettingRecord
+    test_thresholds: CostSettingRecord
 
 
 @_open

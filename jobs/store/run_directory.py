@@ -81,7 +81,7 @@ from mlpsubmit.jobs.store.stored_results import StoredResults
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
 
 #: Counted up whenever a name or the meaning of a file changes; runs of another one are refused.
-FORMAT = 11
+FORMAT = 12
 
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"

@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
+#: The extras that a user may install, and a module that each brings.
+_EXTRAS = {
+    "zarr": "zarr",
+    "parquet": "pyarrow",
+    "images": "sklearn",
+    "notebook": "ipykernel",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
+
 
 @click.command()
 @slurm_options
@@ -89,7 +99,7 @@ def _checks(
     yield "runs", partial(_runs, runs_dir)
     yield "C functions", _c_functions
     yield "training", _training
-    for extra, module in (("zarr", "zarr"), ("parquet", "pyarrow"), ("images", "sklearn")):
+    for extra, module in _EXTRAS.items():
         yield extra, partial(_extra, extra, module)
     if configured():
         yield from cluster_checks(slurm, _folders(runs_dir)[1], timeout)

@@ -218,7 +218,7 @@ class DryRun:
     def _size_lines(self) -> list[str]:
         """Return how many files the run makes, and how large its results are, as far as known."""
         size, base = self._footprint, self.launch.sweep.base
-        beyond = " without what grabs measure" if self.launch.sweep.grabs else ""
+        beyond = " without what grabs measure" if self.launch.sweep.grab_names else ""
         files, more = counted(size.files, "file"), counted(size.checkpoints, "checkpoint")
         results = file_size(size.result_bytes + size.weight_bytes)
         lines = [f"{files}, and {more} while it trains; about {results} of results{beyond}"]

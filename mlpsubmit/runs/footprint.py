@@ -70,7 +70,7 @@ def footprint(launch: PreparedLaunch) -> Footprint:
     files += bool(launch.executor.same_device and not bound)
     if launch.run is None:
         files += _RUN_FILES + (sweep.initial is not None) + 2 * bool(launch.reused.count)
-    grabs = bool(sweep.grabs)
+    grabs = bool(sweep.grab_names)
     each = [_result_bytes(settings, grabs) for settings in _recorded_settings(sweep, indices)]
     of_pack, of_config = (max(sizes) for sizes in zip(*each, strict=True))
     return Footprint(

@@ -25,6 +25,7 @@ from mlpsubmit.runs.manifest import axis_label
 from mlpsubmit.runs.networks import column_of, stored_configs
 from mlpsubmit.runs.selection import axis_values, point, point_text, select, select_one
 from mlpsubmit.spec.initial_weights import FromRun, InitialWeights
+from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.sweep import Config, Sweep
 
 __all__ = ["keep_initial_weights", "source_folders", "with_initial_weights"]
@@ -45,7 +46,7 @@ def with_initial_weights(sweep: Sweep, runs_dir: str | Path | None) -> Sweep:
     Raises:
         SpecError: listing what keeps configs from beginning at networks of another run.
     """
-    values = _values(sweep)
+    values = values_of(sweep, "init_weights")
     if not any(values):
         return sweep
     errors: list[str] = []
@@ -109,12 +110,6 @@ def keep_initial_weights(sweep: Sweep, folder: Path) -> None:
     assert read is not None
     if missing_networks(file, keys):
         files.publish(file, lambda stream: write_networks(((k, read(k)) for k in keys), stream))
-
-
-def _values(sweep: Sweep) -> list[FromRun | None]:
-    """Return the values of INIT_WEIGHTS in a sweep."""
-    on_axis = (a.values("init_weights") for a in sweep.product.axes if "init_weights" in a.names)
-    return list(next(on_axis, (sweep.base.init_weights,)))
 
 
 def _first_configs(sweep: Sweep, initial: InitialWeights) -> Iterator[tuple[int, Config]]:

@@ -29,6 +29,7 @@ from mlpsubmit.runs.provenance import spec_hash
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.ingredients import ingredient, is_in_full
+from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.metrics import Metric, crossing_order, with_asked_for
 from mlpsubmit.spec.sweep import Sweep
 
@@ -172,9 +173,9 @@ def _thresholds(sweep: Sweep) -> dict[str, Any]:
 def _metrics(sweep: Sweep) -> dict[str, Any]:
     """Return the names of the metrics of any config, and as :func:`_thresholds` theirs."""
     metrics: dict[str, Metric] = {}
-    for own in _values(sweep, "metrics"):
+    for own in values_of(sweep, "metrics"):
         metrics |= own
-    lists = _values(sweep, "metric_thresholds")
+    lists = values_of(sweep, "metric_thresholds")
     names = list(dict.fromkeys(name for own in lists for name in own))
     metrics = with_asked_for(metrics, names)
     axis = next((a for a in sweep.product.axes if "metric_thresholds" in a.names), None)
@@ -187,23 +188,15 @@ def _metrics(sweep: Sweep) -> dict[str, Any]:
     return {"metrics": list(metrics), "metric_thresholds": found}
 
 
-def _values(sweep: Sweep, name: str) -> list[Any]:
-    """Return the values of a hyperparameter: along its axis, or one."""
-    for axis in sweep.product.axes:
-        if name in axis.names:
-            return list(axis.values(name))
-    return [getattr(sweep.base, name)]
-
-
 def _tested(sweep: Sweep) -> bool:
     """Return whether any config can have a test loss.
 
     It has one if it trains offline, if EVAL_EVERY is set, and if thresholds need it.
     """
-    asked = (key for own in _values(sweep, "metric_thresholds") for key in own)
+    asked = (key for own in values_of(sweep, "metric_thresholds") for key in own)
     return (
-        not all(_values(sweep, "online"))
-        or any(_values(sweep, "eval_every"))
+        not all(values_of(sweep, "online"))
+        or any(values_of(sweep, "eval_every"))
         or any(key.startswith("test_") for key in asked)
     )
 

@@ -165,7 +165,7 @@ def _copy_data(source: Path, copy: Path) -> None:
 def code_that_differs(run: RunDirectory, sweep: Sweep) -> list[str]:
     """Return which functions and settings of the process a run has others of than a sweep.
 
-    Those that are in the keys of all configs: no result is reused then. None if it has no results.
+    Those that are in the keys of all configs: no result is reused then. Empty if it has no results.
     """
     try:
         before, after = RunKeys(run).settings, sweep.ingredients["settings"]

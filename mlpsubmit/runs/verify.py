@@ -17,7 +17,8 @@ from mlpsubmit import files
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError, UserError
 from mlpsubmit.jobs.plan import Plan
-from mlpsubmit.jobs.store import records, run_directory, verification
+from mlpsubmit.jobs.store import records, run_directory
+from mlpsubmit.jobs.store.initial_weights import verify_networks
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import (
     FAILED_SUFFIX,
@@ -29,29 +30,39 @@ from mlpsubmit.jobs.store.shards import (
     read_failures,
 )
 from mlpsubmit.jobs.store.stored_results import REUSED
+from mlpsubmit.jobs.store.verification import DAMAGED_SUFFIX, VERIFIED_SUFFIX
 
 __all__ = ["Findings", "Subset", "verify"]
 
-#: The files of a run that have checksums, besides shards, and the models of the JSON files; of
-#: several patterns that fit, the first counts.
-_PATTERNS: dict[str, Any] = {
-    run_directory.SWEEP_JSON: records.Manifest,
-    run_directory.SWEEP_PICKLE: None,
-    run_directory.PLAN: records.PlanRecord,
-    run_directory.INGREDIENTS: records.Ingredients,
-    run_directory.LAUNCHED: records.Launched,
-    run_directory.DEVICE: records.DeviceRecord,
-    f"{run_directory.DATA}/[!.]*.pt": None,
-    f"{run_directory.DATA}/[!.]*.json": records.DataRecord,
-    f"{run_directory.SUBMISSIONS}/*/{run_directory.INTENT}": records.Intent,
-    f"{run_directory.SUBMISSIONS}/*/{run_directory.JOBS}": records.Jobs,
-    f"{run_directory.SUBMISSIONS}/*/{run_directory.ENDED}": records.Ended,
-    f"{run_directory.RESULTS}/[!.]*{verification.VERIFIED_SUFFIX}": records.VerificationRecord,
-    f"{run_directory.RESULTS}/[!.]*{verification.DAMAGED_SUFFIX}": records.VerificationRecord,
-    f"{run_directory.RESULTS}/[!.]*.json": records.Environments,
-    f"{run_directory.CHECKPOINTS}/[!.]*.pt": None,
-    f"{run_directory.CHECKPOINTS}/[!.]*{run_directory.ENDS_SUFFIX}": records.Ends,
-    f"{run_directory.HEARTBEATS}/[!.]*.json": records.Beat,
+
+def _json(model: Any) -> Callable[[Path], object]:
+    """Return what reads the JSON files of a model."""
+    return partial(records.read, model=model)
+
+
+#: The files of a run that have checksums, besides shards, and what reads each and raises an error
+#: where it is damaged; of several patterns that fit, the first counts.
+_PATTERNS: dict[str, Callable[[Path], object]] = {
+    run_directory.SWEEP_JSON: _json(records.Manifest),
+    run_directory.SWEEP_PICKLE: files.verify,
+    run_directory.PLAN: _json(records.PlanRecord),
+    run_directory.INGREDIENTS: _json(records.Ingredients),
+    run_directory.INITIAL_WEIGHTS: verify_networks,
+    run_directory.LAUNCHED: _json(records.Launched),
+    run_directory.OTHERS_LAUNCHED.format("[0-9]*"): _json(records.Launched),
+    run_directory.DEVICE: _json(records.DeviceRecord),
+    f"{run_directory.DATA}/[!.]*.pt": files.verify,
+    f"{run_directory.DATA}/[!.]*.json": _json(records.DataRecord),
+    f"{run_directory.SUBMISSIONS}/*/{run_directory.INTENT}": _json(records.Intent),
+    f"{run_directory.SUBMISSIONS}/*/{run_directory.JOBS}": _json(records.Jobs),
+    f"{run_directory.SUBMISSIONS}/*/{run_directory.ENDED}": _json(records.Ended),
+    f"{run_directory.RESULTS}/[!.]*{VERIFIED_SUFFIX}": _json(records.VerificationRecord),
+    f"{run_directory.RESULTS}/[!.]*{DAMAGED_SUFFIX}": _json(records.VerificationRecord),
+    f"{run_directory.RESULTS}/[!.]*.json": _json(records.Environments),
+    f"{run_directory.CHECKPOINTS}/[!.]*.pt": files.verify,
+    f"{run_directory.CHECKPOINTS}/[!.]*{run_directory.ENDS_SUFFIX}": _json(records.Ends),
+    f"{run_directory.STATES}/[!.]*.pt": files.verify,
+    f"{run_directory.HEARTBEATS}/[!.]*.json": _json(records.Beat),
 }
 
 #: Called with what is read next, how much of it is read, and how much there is, in bytes.
@@ -135,10 +146,10 @@ class _Verification:
         """Read the files, then the shards; a damaged one does not keep the others from it."""
         found, shards = _files(self.directory.path), self.directory.results.shards()
         total = sum(map(_size, found)) + sum(map(_size, shards))
-        for position, (file, model) in enumerate(found.items()):
+        for position, (file, read) in enumerate(found.items()):
             self.progress(self._name(file), self.found.bytes, total)
             if self.subset.has(position):
-                self._check_file(file, model)
+                self._check_file(file, read)
             self.found.bytes += _size(file)
         plan = Plan.from_json(self.directory.plan)
         position = 0
@@ -158,12 +169,9 @@ class _Verification:
 
     # ---- files
 
-    def _check_file(self, file: Path, model: Any) -> None:
+    def _check_file(self, file: Path, read: Callable[[Path], object]) -> None:
         try:
-            if model is None:
-                files.verify(file)
-            else:
-                records.read(file, model)
+            read(file)
             self.found.files += 1
         except FileNotFoundError:  # of a run in progress, or removed by its task meanwhile
             pass
@@ -282,10 +290,10 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _files(run: Path) -> dict[Path, Any]:
-    """Return the files of a run with checksums, besides shards, in order, with their models."""
-    found: dict[Path, Any] = {}
-    for pattern, model in _PATTERNS.items():
+def _files(run: Path) -> dict[Path, Callable[[Path], object]]:
+    """Return the files of a run with checksums, besides shards, in order, with what reads them."""
+    found: dict[Path, Callable[[Path], object]] = {}
+    for pattern, read in _PATTERNS.items():
         for file in run.glob(pattern):
-            found.setdefault(file, model)
+            found.setdefault(file, read)
     return dict(sorted(found.items()))

@@ -159,7 +159,7 @@ class Hyperparameters(BaseModel):
     init_weights: InitWeights = _field(
         None, "trained networks to start from: from_run('name', sel={...})"
     )
-    seed: Annotated[int, integer(0)] = _field(42, "seed of the three random streams")
+    seed: Annotated[int, integer(0)] = _field(42, "seed of all random streams")
     deterministic: Flag = _field(True, "torch runs deterministic algorithms")
     devices: Devices = _field("all", "GPUs of this machine")
     verbose: Flag = _field(False, "losses as they fall, in the task's log")

@@ -21,13 +21,16 @@ from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.ingredients import ingredients
 from mlpsubmit.spec.initial_weights import InitialWeights, Reader
-from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
+from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables, values_of
 from mlpsubmit.spec.limits import bounded
 from mlpsubmit.spec.overrides import override
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.read import Spec, grab_labels, misfits, read
 
 __all__ = ["Config", "Sweep"]
+
+#: The cached attributes of a sweep that follow from the keys of its configs.
+_OF_KEYS = ("_key_tables", "fingerprint", "ingredients")
 
 
 class Config(Mapping[str, Any]):
@@ -308,14 +311,18 @@ class Sweep(Spec):
             found[name + "+" * appends] = value if isinstance(value, str) else shown(value)
         return found
 
+    @property
+    def grab_names(self) -> frozenset[str]:
+        """The names of all grabs, those of OTHER_MODEL_GRABS too."""
+        return frozenset(self.grabs).union(*values_of(self, "other_model_grabs"))
+
     def in_process(self, process: ProcessSettings) -> Sweep:
         """Return this sweep with the settings of the process that its functions are to run in."""
-        caches = ("_key_tables", "fingerprint", "ingredients")  # the settings are part of the keys
-        return self._with(process=process, without=caches)
+        return self._with(process=process, without=_OF_KEYS)  # the settings are part of them
 
     def beginning_from(self, initial: InitialWeights) -> Sweep:
         """Return this sweep with the networks that its INIT_WEIGHTS refers to."""
-        return self._with(initial=initial, without=("_key_tables", "fingerprint", "ingredients"))
+        return self._with(initial=initial, without=_OF_KEYS)
 
     def reading_initial(self, read: Reader) -> Sweep:
         """Return this sweep with a function that reads initial weights by their hash."""
@@ -344,7 +351,7 @@ class Sweep(Spec):
         functions = {n: g if callable(g) else by_name(g) for n, g in grabs.items()}
         labels = grab_labels(functions, self.product, self.arguments)
         changes = {"grabs": dict(grabs), "base": base, "accepted": accepted, "labels": labels}
-        return self._with(**changes, without=("_key_tables", "spellings"))
+        return self._with(**changes, without=(*_OF_KEYS, "spellings"))
 
     def refreshed(self) -> Sweep:
         """Return the sweep of the same spec, read again, with its keys as they are now.

@@ -1,4 +1,5 @@
 from .batches import BatchError as BatchError
+from .comparison import StackingError as StackingError
 from .guard import WriteError as WriteError
 from .loop import train as train
 from .measurements import GrabError as GrabError

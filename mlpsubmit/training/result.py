@@ -31,7 +31,8 @@ class Trained:
         step: (R,) int64, the steps of ``train_loss`` and of ``train_<metric>``.
         eval_step: (E,) int64, the steps of ``test_loss`` and of ``test_<metric>``.
         grab_step: (G,) int64, the steps of the grabs; empty without grabs.
-        grabs: per name, (K, ...) or (K, G, ...). Booleans and integers become float64. Where the
+        grabs: per name, (K, ...) or (K, G, ...). Booleans and integers stay what they are where
+            no value is missing, else they become float64, with NaN for what is missing. Where the
             grab of one config is larger than that of another, the smaller is padded with NaN. A
             grab that returns dictionaries has ``<name>_<key>`` for each key, NaN for configs whose
             dictionaries lack it.

@@ -52,7 +52,8 @@ AXES = {
     "N_SAMPLES": [8, 1000],
     "MAX_ITER": [1, 50, 10**6],
     "ONLINE": [True, False],
-    "EVAL_EVERY": [1, "log:5"],
+    "EVAL_EVERY": [1, "log:5", 20],
+    "METRIC_THRESHOLDS": [{}, {"test_loss": [0.1]}, {"train_r2": [0.5]}],
     "LR": [0.1, 0.2, 0.3],
     "GAMMA": [0.5, 2],
     "trial": [0, 1, 2, 3, 4],
@@ -142,11 +143,35 @@ def test_a_pack_costs_what_its_configs_cost_one_by_one(drawn):
     for pack in list(plan)[:5]:
         config = sweep.config(int(plan.indices(pack)[0])).hyperparameters
         settings = {name: getattr(config, name) for name in Hyperparameters.model_fields}
-        if sweep.base.max_iter != config.max_iter and isinstance(config.eval_every, str):
-            continue  # how often "log:N" evaluates is estimated from the first MAX_ITER
         alone = make_plan(Sweep(batchfn=batches, **settings), 1, 1)
         assert pack.cost == pytest.approx(alone.cost * (pack.stop - pack.start))
     assert plan.cost == pytest.approx(sum(pack.cost for pack in plan))
+
+
+@pytest.mark.parametrize("values", [[100, 100_000], [100_000, 100]])
+def test_costs_do_not_depend_on_the_order_of_an_axis(values):
+    plan = planned({"MAX_ITER": values}, EVAL_EVERY="log:20", N_TEST=10_000)
+    costs = dict(zip(values, plan.pack_costs.tolist(), strict=True))
+    assert costs == {
+        n: planned({}, MAX_ITER=n, EVAL_EVERY="log:20", N_TEST=10_000).cost for n in values
+    }
+
+
+@pytest.mark.parametrize("memory", [None, 16 << 30])
+def test_thresholds_of_the_test_set_cost_what_its_evaluations_do(memory):
+    common = {"axes": {"trial": range(256)}, "WIDTH": 256, "N_TEST": 100_000, "MAX_ITER": 100}
+    evaluated, of_loss, of_metric, none = (
+        make_plan(Sweep(batchfn=batches, **common, **further), 1, 1, memory=memory)
+        for further in (
+            {"EVAL_EVERY": 1},
+            {"METRIC_THRESHOLDS": {"test_loss": [0.1]}},
+            {"METRIC_THRESHOLDS": {"test_r2": [0.9]}},
+            {"METRIC_THRESHOLDS": {"train_r2": [0.9]}},
+        )
+    )
+    assert of_loss.cost == of_metric.cost == evaluated.cost > 10 * none.cost
+    np.testing.assert_array_equal(of_loss.pack_bytes, evaluated.pack_bytes)
+    assert len(of_loss.pack_sizes) == len(of_metric.pack_sizes) > len(none.pack_sizes)
 
 
 @unhurried

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,29 @@ def test_every_file_of_a_run_is_read(run: Run) -> None:
     read: set[str] = set()
     verify(run.directory, progress=lambda name, done, total: read.add(name))
     assert {str(file.relative_to(run.path)) for file in expected} == read - {""}
+
+
+def _in_data(file: Path) -> int:
+    if file.suffix != ".npz":
+        return file.stat().st_size // 2
+    with zipfile.ZipFile(file) as archive:
+        return archive.infolist()[1].header_offset - 2  # the end of the first array
+
+
+def test_kept_states_and_initial_weights_are_read_too(mlpsubmit: Command, run: Run) -> None:
+    common = ["launch", "small.py", "--executor", "debug", "MAX_ITER=3", "KEEP_STATE=true"]
+    assert mlpsubmit(*common, "SAVE_WEIGHTS=final").code == 0
+    assert mlpsubmit(*common, f"INIT_WEIGHTS={open_run('small').id}").code == 0
+    run = open_run("small")
+    publish_json(run.path / "launched.1234.json", {"number": 3})
+    assert verify(run.directory).damage == []
+    names = ["initial_weights.npz", "launched.1234.json"]
+    names += sorted(f"states/{file.name}" for file in run.path.glob("states/*.pt"))
+    assert len(names) > 3
+    for name in names:
+        flip(run.path / name, _in_data(run.path / name))
+    found = [text.partition(":")[0] for text in verify(run.directory).damage]
+    assert sorted(found) == names
 
 
 def test_a_torn_end_is_noted_and_a_damaged_header_reported(run: Run) -> None:

@@ -996,3 +996,12 @@ def test_functions_take_what_they_get_by_position() -> None:
     ]
     right = {"LR_SCHEDULE": lambda *steps: 1.0, "LOSS": torch.nn.functional.mse_loss}
     assert len(Sweep("right", {}, batchfn=lambda bsz: None, **right)) == 1
+
+
+def test_the_names_of_grabs_are_those_of_any_config():
+    named = {"OTHER_MODEL_GRABS": [{}, {"t": "readin_gram_trace"}]}
+    assert Sweep(batchfn=batches, axes=named, grabs={"n": lambda model: 0.0}).grab_names == {
+        "n",
+        "t",
+    }
+    assert not Sweep(batchfn=batches).grab_names
