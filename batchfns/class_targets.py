@@ -50,7 +50,7 @@ def classes_of(
     shown = ", ".join(f"{value:.4g}" for value in values[:4])
     more = ", ..." if len(values) > 4 else ""
     raise SpecError(
-        f"{caller}: the targets, of shape {y.shape} with the values {shown}{more}, are no classes; "
-        "valid are two or more integers, two real numbers such as -1 and 1, or one-hot rows; "
-        f"try {instead}"
+        f"{caller}: the targets, of shape {y.shape} with the values {shown}{more}, are not "
+        "classes; valid are two or more integers, two real numbers such as -1 and 1, or one-hot "
+        f"rows; try {instead}"
     )

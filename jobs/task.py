@@ -226,7 +226,7 @@ def _report_other_environments(run: RunDirectory) -> None:
         with contextlib.suppress(RunError, OSError):
             found += stored_environments(shard)
     if mixed := differences(found):
-        echo(f"this run goes on with {mixed}: {NOT_IDENTICAL}")
+        echo(f"this run continues with {mixed}: {NOT_IDENTICAL}")
 
 
 def _remove_leftovers(run: RunDirectory, task: str, ranges: Sequence[Sequence[int]]) -> None:

@@ -49,7 +49,7 @@ def terminate(process: Mapping[str, Any], run: str, task: str) -> str | None:
         started = process_start(pid) in (None, process.get("process_start"))
         if not (started and _is_of(command, run, task)):
             shown = " ".join(command)[:80] or "of another user"
-            return f"the process {pid} is another one by now: {shown}"
+            return f"the process {pid} now belongs to another program: {shown}"
         with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             if handle is None:
                 os.kill(pid, signal.SIGTERM)

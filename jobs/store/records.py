@@ -816,7 +816,7 @@ def check_jobs(file: Path, jobs: Jobs, intent: Intent) -> None:
     """
     _check_within(file, jobs["jobs"], tasks_of(intent))
     if intent["executor"] == "slurm" and not all(job["id"].isdecimal() for job in jobs["jobs"]):
-        raise damaged(file, "jobs: got an id that is no job id of SLURM")
+        raise damaged(file, "jobs: got an id that is not a SLURM job id")
 
 
 def _check_within(file: Path, parts: Iterable[ArrayRecord | JobRecord], tasks: int) -> None:

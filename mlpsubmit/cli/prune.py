@@ -105,11 +105,11 @@ def _confirmed(found: Findings, dry_run: bool, yes: bool, as_json: bool) -> bool
 
 
 def _what(candidates: Sequence[Candidate]) -> str:
-    """Return what is removed: ``2 runs, and files of no use in 3 others``."""
+    """Return what is removed: ``2 runs, and unneeded files in 3 others``."""
     runs = sum(one.kind == "run" for one in candidates)
     others = len({(one.sweep, one.run) for one in candidates if one.kind != "run"})
     parts = [counted(runs, "run")] if runs else []
-    parts += [f"files of no use in {counted(others, 'folder')}"] if others else []
+    parts += [f"unneeded files in {counted(others, 'folder')}"] if others else []
     return ", and ".join(parts)
 
 

@@ -30,7 +30,7 @@ WATCH_SHARE = 0.1
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: NAME.html.")
 @click.option("--watch", is_flag=True, help="Rewrite it until the run ends; the page reloads.")
-@click.option("--force", is_flag=True, help="Replace a file that is no report of this run.")
+@click.option("--force", is_flag=True, help="Replace a file that is not a report of this run.")
 @runs_dir_option
 def report(
     runs: tuple[str, ...], out: Path | None, watch: bool, force: bool, runs_dir: Path | None

@@ -76,7 +76,7 @@ class Record:
             content = file.read()
         first, *lines = [_parsed(line) for line in content.split(b"\n")]
         if first is None:
-            raise UserError(f"{self.path}: is no record of an export; give another --out")
+            raise UserError(f"{self.path}: is not a record of an export; give another --out")
         for name, value in about.items():
             if first.get(name) != value:
                 raise UserError(

@@ -223,7 +223,7 @@ class RunKeys:
             name, _, text = (piece.strip() for piece in part.partition("="))
             if name.lower() not in known:
                 raise UserError(
-                    f"{part.strip()!r}: {name} is no axis of run {self.run.id}"
+                    f"{part.strip()!r}: {name} is not an axis of run {self.run.id}"
                     f"{did_you_mean(name, known)}; its axes are {', '.join(known) or 'none'}"
                 )
             wanted[known[name.lower()]] = text

@@ -87,8 +87,8 @@ def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]
         name = given if given in known else canonical_name(given) or given.lower()
         if name not in known:
             errors.append(
-                f"{given}: is no axis of run {run.id}{did_you_mean(given, known)}; its axes are "
-                f"{', '.join(known) or 'none'}"
+                f"{given}: is not an axis of run {run.id}{did_you_mean(given, known)}; its axes "
+                f"are {', '.join(known) or 'none'}"
             )
         elif not any(equals_label(label, value) for label in known[name]):
             errors.append(

@@ -60,8 +60,8 @@ def group_id(name: str) -> int:
         gid = int(name)
     if gid not in own and os.geteuid() != 0:
         raise UserError(
-            f"--group {name}: you are no member of it; your groups are {', '.join(names)} (a new "
-            "membership counts after the next login)"
+            f"--group {name}: you are not a member of it; your groups are {', '.join(names)} (a "
+            "new membership counts after the next login)"
         )
     return gid
 

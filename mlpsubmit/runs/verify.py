@@ -211,7 +211,7 @@ class _Verification:
     def _check_member(self, plan: Plan, member: Member) -> str:
         """Return what is wrong with a member; empty if nothing is."""
         if not self.directory.results.knows(member):
-            return "is no pack of the plan"
+            return "is not a pack of the plan"
         self.found.results += 1
         schema = self.directory.results.schema
         if member.name.endswith(FAILED_SUFFIX):

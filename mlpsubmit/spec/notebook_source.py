@@ -52,7 +52,7 @@ def statements(path: Path) -> Iterator[CodeType]:
     Each is compiled when the one before it has run, under its ``from __future__ import``.
 
     Raises:
-        SpecError: if the file is no notebook of format 4 or newer, or a cell does not parse.
+        SpecError: if the file is not a notebook of format 4 or newer, or a cell does not parse.
     """
     compiled = codeop.Compile()  # remembers future statements
     for number, source in enumerate(_sources(path), start=1):
@@ -77,7 +77,7 @@ def _sources(path: Path) -> list[str]:
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError) as error:
         raise SpecError(
-            "is no notebook of format 4 or newer (JSON with a list of cells); save it again in "
+            "is not a notebook of format 4 or newer (JSON with a list of cells); save it again in "
             "Jupyter, or give a .py file",
             where=str(path),
         ) from error

@@ -413,7 +413,7 @@ class Batches:
             if tuple(y.shape[1:]) != output:
                 self._refuse(function, got, valid)
             if bool((y < 0).any()) or bool(((y.sum(1) - 1).abs() > 1e-3).any()):
-                got = "gave y whose rows are no probabilities: negative, or not of sum 1"
+                got = "gave y whose rows are not probabilities (negative, or not summing to 1)"
                 self._refuse(function, got, valid)
         elif tuple(y.shape[1:]) not in ((), (1,)):
             self._refuse(function, got, valid)

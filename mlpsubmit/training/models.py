@@ -105,7 +105,7 @@ class MLP(nn.Module):
 def _scaled(layer: nn.Linear, scale: float | None) -> nn.Linear:
     if scale is None:
         raise SpecError(
-            "plain: a layer of the network has hooks, so that it is no scaled nn.Linear; remove "
+            "plain: a layer of the network has hooks, so it is not a scaled nn.Linear; remove "
             "them first"
         )
     sizes = layer.in_features, layer.out_features, layer.bias is not None

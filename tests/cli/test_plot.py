@@ -89,7 +89,7 @@ def test_a_run_with_failures_says_what_is_not_shown(mlpsubmit: Command, workplac
     [
         (
             ["--hue", "nois"],
-            "error: hue: 'nois' is no axis of what is drawn (did you mean 'noise'?)",
+            "error: hue: 'nois' is not an axis of what is drawn (did you mean 'noise'?)",
         ),
         (
             ["--sel", "noise"],

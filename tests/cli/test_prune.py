@@ -259,7 +259,7 @@ def test_leftovers_are_removed(mlpsubmit: Command, folder: Path) -> None:
     assert kinds["checkpoints"]["why"] == "their packs are finished"
     done = mlpsubmit("prune", "--yes")
     assert done.code == 0
-    assert "removed files of no use in 2 folders: " in done.out
+    assert "removed unneeded files in 2 folders: " in done.out
     left = {str(f.relative_to(path)) for f in path.rglob("*") if f.is_file()}
     assert {"checkpoints/9999999.pt", "submissions/000/.ended.json.0123456789ab"} <= left
     assert not any("kernel" in file or "0000000.pt" in file for file in left)

@@ -81,7 +81,7 @@ def test_selections_are_those_of_plot(study: Run, refused: Callable[..., str]) -
     to = (study.path, "--to", "tensorboard", "--sel")
     assert refused(*to, "width=5", "--sel", "wdth=4") == (
         "2 errors:\n  - sel: width has no value 5; valid are 4, 8\n"
-        "  - sel: 'wdth' is no axis (did you mean 'width'?); valid are width, note, factor"
+        "  - sel: 'wdth' is not an axis (did you mean 'width'?); valid are width, note, factor"
     )
     assert refused(*to, "width") == (
         "sel: got 'width'; should be NAME=VALUE, as in width=64, width=64,128 or lr=0.01:0.1"
@@ -142,7 +142,7 @@ def test_a_folder_is_of_one_export(
         f"logs: has an export with run 'other', not {study.id!r}; give another --out"
     )
     record.write_text("something else")
-    assert refused(*to) == f"logs/{RECORD}: is no record of an export; give another --out"
+    assert refused(*to) == f"logs/{RECORD}: is not a record of an export; give another --out"
     record.unlink()
     with locked(workplace / "logs" / LOCK):
         assert refused(*to) == (

@@ -323,7 +323,10 @@ def test_a_planted_process_is_not_signalled(
     files.publish_json(stopped.path / "heartbeats/000-0000.json", beat)
     refused = mlpsubmit("cancel")
     assert refused.code == 2
-    assert f"task 000-0000: the process {bystander.pid} is another one by now: " in refused.err
+    assert (
+        f"task 000-0000: the process {bystander.pid} now belongs to another program: "
+        in refused.err
+    )
     assert "were not signalled" in refused.err
     assert bystander.poll() is None
 
@@ -355,7 +358,7 @@ def test_a_worker_is_known_by_its_command_line_and_its_start(
         process.stdout.readline()
         own = {"pid": process.pid, "process_start": process_start(process.pid)}
         earlier = {**own, "process_start": "another boot:1"}
-        assert "another one by now" in str(terminate(earlier, "RUN", "000-0003"))
+        assert "now belongs to another program" in str(terminate(earlier, "RUN", "000-0003"))
         assert (terminate(own, "RUN", "000-0003") is None) == is_worker
         if not is_worker:
             process.send_signal(signal.SIGTERM)

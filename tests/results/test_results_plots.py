@@ -785,7 +785,10 @@ def test_any_results_have_a_figure_or_an_error(fakes, data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"x": "wdth"}, "x: 'wdth' is no axis of what is drawn (did you mean 'width'?); valid are"),
+        (
+            {"x": "wdth"},
+            "x: 'wdth' is not an axis of what is drawn (did you mean 'width'?); valid are",
+        ),
         ({"x": "width", "hue": "width"}, "x, hue: width is given twice; keep one of them"),
         ({"col": "act", "mean": "act"}, "col, mean: act is given twice; keep one of them"),
         ({"y": "test_lss"}, "y: 'test_lss' is no variable (did you mean 'test_loss'?); valid are"),
@@ -811,14 +814,17 @@ def test_any_results_have_a_figure_or_an_error(fakes, data):
         ({"kind": "scatter", "mean": "act"}, "mean: a scatter shows single configs; use kind line"),
         (
             {"sel": {"noise": 1}},
-            "sel: 'noise' is no axis; valid are width, act, lr, long, thres",
+            "sel: 'noise' is not an axis; valid are width, act, lr, long, thres",
         ),
         ({"sel": {"width": 7}}, "sel: width has no value 7; valid are 4, 8"),
         ({"sel": {"width": "4,7"}}, "sel: width has no value 7; valid are 4, 8"),
         ({"sel": {"width": "5:7"}}, "sel: width has no value in 5:7; valid are 4, 8"),
         ({"sel": {"lr": 0.31}}, "sel: lr has no value 0.31; the nearest are 0.2, 0.3, 0.4, 0.5; a"),
         ({"sel": {"width": 4}, "x": "width"}, "x: sel chose one value of width; give it several"),
-        ({"hue": "long"}, "hue: long has 13 values that are no numbers; at most 10 colours can be"),
+        (
+            {"hue": "long"},
+            "hue: long has 13 values that are not numbers; at most 10 colours can be",
+        ),
         ({"hue": "long"}, "select some with sel (long=v0,v1), or give long to x"),
         ({"col": "long"}, "col: long has 13 values; at most 12 panels fit; select some with sel"),
         ({"row": "lr"}, "row: lr has 10 values; at most 6 panels fit; select some with sel"),
@@ -836,7 +842,10 @@ def test_any_results_have_a_figure_or_an_error(fakes, data):
             {"x": "seconds", "kind": "line"},
             "x: seconds is measured and no axis; only a scatter",
         ),
-        ({"x": "steps", "hue": "seconds"}, "hue: 'seconds' is no axis of what is drawn; valid are"),
+        (
+            {"x": "steps", "hue": "seconds"},
+            "hue: 'seconds' is not an axis of what is drawn; valid are",
+        ),
         (
             {"x": "wide", "y": "steps"},
             "x: wide varies along wide_dim0, and steps does not; sel",
@@ -845,9 +854,15 @@ def test_any_results_have_a_figure_or_an_error(fakes, data):
             {"kind": "heatmap", "sel": {"lr": 0.1, "act": "a", "long": "v0"}},
             "kind: a heatmap needs two axes with several values, and there is width; use kind line",
         ),
-        ({"x": "act", "xscale": "log"}, "xscale: act has values that are no numbers; leave it out"),
+        (
+            {"x": "act", "xscale": "log"},
+            "xscale: act has values that are not numbers; leave it out",
+        ),
         ({"y": "zero", "yscale": "log"}, "yscale: log needs values above 0, and there are none"),
-        ({"x": "threshold", "y": "steps"}, "x: 'threshold' is no axis of what is drawn; valid are"),
+        (
+            {"x": "threshold", "y": "steps"},
+            "x: 'threshold' is not an axis of what is drawn; valid are",
+        ),
         (
             {"sel": {"threshold": 0.1}},
             "nothing to draw: none of the finished configs that are selected crossed the "

@@ -362,7 +362,7 @@ def test_a_task_of_another_version_is_reported_in_log_and_attributes(
     as_of(monkeypatch, mlpsubmit="7.0")
     run.resume("debug")
     mixed = f"mlpsubmit {before} and 7.0: bit-identity no longer holds"
-    assert f"this run goes on with {mixed}" in capsys.readouterr().out
+    assert f"this run continues with {mixed}" in capsys.readouterr().out
     assert run.collect().attrs["bit_identity"].startswith(f"made with {mixed}")
     assert [len(stored_environments(shard)) for shard in run.directory.results.shards()] == [1, 1]
 
@@ -373,7 +373,7 @@ def test_a_task_without_the_functions_in_c_is_reported_in_log_and_attributes(
     request.getfixturevalue("without_c")
     half_done.resume("debug")
     mixed = "c_functions compiled and not compiled: bit-identity no longer holds"
-    assert f"this run goes on with {mixed}" in capsys.readouterr().out
+    assert f"this run continues with {mixed}" in capsys.readouterr().out
     assert half_done.collect().attrs["bit_identity"].startswith(f"made with {mixed}")
 
 

@@ -167,7 +167,7 @@ def test_the_source_may_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture
             {},
             r"axes that this sweep has not, .*\(trial: 0, 1\), as in sel=\{'trial': 0\}",
         ),
-        (from_run("before", sel={"tril": 0}), {}, r"tril: is no axis .* 'trial'"),
+        (from_run("before", sel={"tril": 0}), {}, r"tril: is not an axis .* 'trial'"),
         (from_run("before", sel={"trial": 7}), {}, r"trial: got 7; valid are 0, 1"),
         (
             from_run("before", sel={"trial": 0, "width": 6}),

@@ -110,7 +110,10 @@ def test_selections_that_are_not_one_config_are_explained(tmp_path: Path) -> Non
     for selection, text in [
         ({"width": 4, "trial": 0}, r"matches 2 configs .*\(noise=0.0; noise=0.5\).* add noise="),
         ({}, r"no selection matches 8 configs .*; \.\.\.\); select one of them: add width=\.\.\."),
-        ({"widht": 4, "noise": 3}, r"widht: is no axis.*'width'.*; noise: got 3; valid are 0.0, 0"),
+        (
+            {"widht": 4, "noise": 3},
+            r"widht: is not an axis.*'width'.*; noise: got 3; valid are 0.0, 0",
+        ),
         ({"width": 4, "noise": 0, "trial": 1, "step": 1}, r"got step=1, but the final weights"),
         ({"step": 1, "initial": True, "width": 4, "noise": 0, "trial": 1}, "give one of the two"),
     ]:

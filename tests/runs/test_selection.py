@@ -34,7 +34,7 @@ def test_errors_list_each_value_once() -> None:
         select(RUN, {"width": 9, "sample": 3, "colour": 1})
     assert str(caught.value) == (
         "width: got 9; valid are 8, 16; sample: got 3; valid are 0, 1, 2; "
-        "colour: is no axis of run a; its axes are sample, lr, width, trial"
+        "colour: is not an axis of run a; its axes are sample, lr, width, trial"
     )
     with pytest.raises(UserError, match=r"x: sample=1 matches 2 configs .*add trial=\.\.\."):
         select_one(RUN, {"sample": 1}, "x")

@@ -192,7 +192,7 @@ def test_results_that_do_not_fit_the_plan_are_reported(
         shard.append("notes.txt", b"")
     damage = verify(run.directory).damage
     assert f"results/000-0001.0.tar: {pack.member.name} {error}" in damage
-    assert "results/000-0001.0.tar: notes.txt is no pack of the plan" in damage
+    assert "results/000-0001.0.tar: notes.txt is not a pack of the plan" in damage
 
 
 def test_numbers_of_configs_are_compared(mlpsubmit: Command, run: Run) -> None:

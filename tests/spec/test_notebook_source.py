@@ -183,6 +183,6 @@ def test_a_file_that_is_no_notebook(tmp_path, content):
     path = tmp_path / "study.ipynb"
     path.write_bytes(content.encode("latin-1"))
     assert message(path) == (
-        f"{path}: is no notebook of format 4 or newer (JSON with a list of cells); save it again "
-        "in Jupyter, or give a .py file"
+        f"{path}: is not a notebook of format 4 or newer (JSON with a list of cells); save it "
+        "again in Jupyter, or give a .py file"
     )

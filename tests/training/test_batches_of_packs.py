@@ -72,9 +72,9 @@ REFUSED = {
     "class shape": (X, torch.zeros(8, 3).long(), 3, ENTROPY, "(8, 3) (int64); expected integer y"),
     "signs": (
         *(X, torch.tensor([[1.5, -0.5]] * 8), 2, ENTROPY),
-        "gave y whose rows are no probabilities: negative, or not of sum 1; expected integer y (n",
+        "gave y whose rows are not probabilities (negative, or not summing to 1); expected",
     ),
-    "sums": (X, torch.full((8, 2), 0.6), 2, ENTROPY, "no probabilities: negative, or not of sum 1"),
+    "sums": (X, torch.full((8, 2), 0.6), 2, ENTROPY, "not probabilities (negative, or not"),
     "one class": (X, torch.zeros(8).long(), 1, ENTROPY, "expected (n, C) with C >= 2 classes"),
 }
 

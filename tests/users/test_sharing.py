@@ -157,7 +157,7 @@ def test_groups_that_cannot_share_a_run(people: Any, monkeypatch: pytest.MonkeyP
     )
     code, out = people.cli(ALICE, *study, "--group", "mail")
     assert code == 2
-    assert "--group mail: you are no member of it; your groups are games, users" in out
+    assert "--group mail: you are not a member of it; your groups are games, users" in out
     monkeypatch.setattr("mlpsubmit.runs.sharing.set_modes", lambda *_: None)
     code, out = people.cli(ALICE, *study, "--group", "users")
     assert code == 2

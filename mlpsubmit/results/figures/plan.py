@@ -255,7 +255,7 @@ def check_values(plan: Plan, points: Sequence[Points], request: Request) -> None
         errors.append("yscale: log needs values above 0, and there are none; use linear")
     x = plan.roles.axes.get("x")
     if request.xscale is not None and x is not None and not x.numeric:
-        errors.append(f"xscale: {x.name} has values that are no numbers; leave it out")
+        errors.append(f"xscale: {x.name} has values that are not numbers; leave it out")
     elif request.xscale == "log" and x is not None and x.levels.min() <= 0:
         errors.append(
             f"xscale: log needs values above 0, and {x.name} has {x.texts[0]}; use linear"

@@ -92,7 +92,7 @@ def assign(
 def no_axis(role: str, name: str, valid: Iterable[str]) -> str:
     """Return a message on a name that is no axis."""
     listed = ", ".join(valid)
-    return f"{role}: {name!r} is no axis of what is drawn{did_you_mean(name, valid)}; " + (
+    return f"{role}: {name!r} is not an axis of what is drawn{did_you_mean(name, valid)}; " + (
         f"valid are {listed}" if listed else "there is none"
     )
 
@@ -100,7 +100,7 @@ def no_axis(role: str, name: str, valid: Iterable[str]) -> str:
 def _check_size(role: str, axis: Axis, kind: str, errors: list[str]) -> None:
     if role == "hue" and kind != "heatmap" and not axis.numeric and axis.size > MOST_COLOURS:
         errors.append(
-            f"hue: {axis.name} has {axis.size} values that are no numbers; at most {MOST_COLOURS} "
+            f"hue: {axis.name} has {axis.size} values that are not numbers; at most {MOST_COLOURS} "
             f"colours can be told apart; select some with sel ({_few(axis)}), or give {axis.name} "
             "to x"
         )

@@ -62,7 +62,9 @@ def select(
     known += [str(dim) for dim in dataset.sizes if str(dim) not in known]
     for name, wanted in selection.items():
         if name not in known:
-            errors.append(f"sel: {name!r} is no axis{did_you_mean(name, known)}; {_valid(known)}")
+            errors.append(
+                f"sel: {name!r} is not an axis{did_you_mean(name, known)}; {_valid(known)}"
+            )
             continue
         positions = np.arange(dataset.sizes[name]) if name not in dataset.coords else None
         values = dataset[name].values if positions is None else positions
