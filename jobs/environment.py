@@ -53,7 +53,7 @@ def _numpy_blas() -> str:
 
 
 def _c_functions() -> str:
-    """Whether MLPs and Gaussian draws are those of the functions in C, or PyTorch's and numpy's."""
+    """Return whether functions in C compute MLPs and Gaussian draws, or PyTorch and numpy do."""
     return "not compiled" if library(torch.float32) is None else "compiled"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pynvml
@@ -70,16 +70,25 @@ def all_devices() -> list[str]:
     driver answers.
     """
     try:
-        pynvml.nvmlInit()
+        with _driver():
+            count = int(pynvml.nvmlDeviceGetCount())
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+            parts = [part for handle in handles for part in _instances(handle) or [handle]]
+            return [str(pynvml.nvmlDeviceGetUUID(part)) for part in parts]
     except pynvml.NVMLError:
         return []
+
+
+@contextlib.contextmanager
+def _driver() -> Iterator[None]:
+    """Let the driver be asked, by NVML, in the block.
+
+    Raises:
+        pynvml.NVMLError: none answers.
+    """
+    pynvml.nvmlInit()
     try:
-        count = int(pynvml.nvmlDeviceGetCount())
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        parts = [part for handle in handles for part in _instances(handle) or [handle]]
-        return [str(pynvml.nvmlDeviceGetUUID(part)) for part in parts]
-    except pynvml.NVMLError:
-        return []
+        yield
     finally:
         pynvml.nvmlShutdown()
 
@@ -102,16 +111,11 @@ def uuids(indices: Sequence[int]) -> list[str]:
     CUDA may number GPUs by speed, and the driver by their place: so by UUID, where it says that.
     """
     try:
-        pynvml.nvmlInit()
+        with _driver():
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in indices]
+            return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
     except pynvml.NVMLError:
         return [str(index) for index in indices]
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in indices]
-        return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-    except pynvml.NVMLError:
-        return [str(index) for index in indices]
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def free_memory(entries: Sequence[str | int]) -> int:
@@ -125,16 +129,11 @@ def free_memory(entries: Sequence[str | int]) -> int:
         :data:`ASSUMED_MEMORY` if there is no driver, or it does not know one of them.
     """
     try:
-        pynvml.nvmlInit()
+        with _driver():
+            handles = [_handle(str(entry)) for entry in entries]
+            return min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles)
     except pynvml.NVMLError:
         return ASSUMED_MEMORY
-    try:
-        handles = [_handle(str(entry)) for entry in entries]
-        return min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles)
-    except pynvml.NVMLError:
-        return ASSUMED_MEMORY
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def gpu_names(entries: Sequence[str | int]) -> list[str]:
@@ -144,15 +143,10 @@ def gpu_names(entries: Sequence[str | int]) -> list[str]:
         entries: as :func:`free_memory` takes them.
     """
     try:
-        pynvml.nvmlInit()
+        with _driver():
+            return [str(pynvml.nvmlDeviceGetName(_handle(str(entry)))) for entry in entries]
     except pynvml.NVMLError:
         return []
-    try:
-        return [str(pynvml.nvmlDeviceGetName(_handle(str(entry)))) for entry in entries]
-    except pynvml.NVMLError:
-        return []
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _handle(entry: str) -> Any:
@@ -186,24 +180,20 @@ def missing_gpu() -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (
         f"this task should have a GPU, and torch sees none: torch {torch.__version__} {build}; "
-        f"{_driver()}; CUDA_VISIBLE_DEVICES is {'not set' if visible is None else repr(visible)}; "
-        "install a build of torch for that driver, check the node with nvidia-smi, or train on "
-        "CPUs: --template cpu on a cluster, else DEVICES=[]"
+        f"{_driver_text()}; CUDA_VISIBLE_DEVICES is "
+        f"{'not set' if visible is None else repr(visible)}; install a build of torch for that "
+        "driver, check the node with nvidia-smi, or train on CPUs: --template cpu on a cluster, "
+        "else DEVICES=[]"
     )
 
 
-def _driver() -> str:
+def _driver_text() -> str:
     try:
-        pynvml.nvmlInit()
+        with _driver():
+            count = pynvml.nvmlDeviceGetCount()
+            return f"driver {pynvml.nvmlSystemGetDriverVersion()} has {counted(count, 'GPU')}"
     except pynvml.NVMLError as error:
         return f"no driver answers ({error})"
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        return f"driver {pynvml.nvmlSystemGetDriverVersion()} has {counted(count, 'GPU')}"
-    except pynvml.NVMLError as error:
-        return f"the driver fails ({error})"
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def device_name(device: torch.device) -> str:

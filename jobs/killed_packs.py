@@ -24,7 +24,7 @@ MOST_KILLS = 2
 def pack_ends(run: RunDirectory, pack: str) -> list[ProcessEnd]:
     """Return the ends of the processes that were killed while they trained a pack, oldest first."""
     try:
-        ends = records.read(run.pack_ends(pack), records.Ends, files.SMALL_JSON)["ends"]
+        ends = records.read(run.pack_ends(pack), records.KilledProcesses, files.SMALL_JSON)["ends"]
     except FileNotFoundError:
         return []
     except RunError as error:

@@ -8,23 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.jobs.store.pack_schema import WEIGHT_SHAPES, WEIGHTS
+from mlpsubmit.jobs.store.pack_schema import SHARED, WEIGHT_SHAPES, WEIGHTS
 from mlpsubmit.protocol import DIVERGED
 from mlpsubmit.results.grab_arrays import array_name
+from mlpsubmit.results.names import TOGETHER
 
 if TYPE_CHECKING:
     from mlpsubmit.training.result import Trained
 
-__all__ = ["SHARED", "TOGETHER", "Arrays", "joined", "stack_arrays"]
+__all__ = ["Arrays", "joined", "stack_arrays"]
 
 Arrays = dict[str, NDArray[Any]]
-
-#: The arrays that all configs of a pack share; every other has one row per config.
-SHARED = ("step", "eval_step", "grab_step", "weights_step")
-
-
-#: Only of packs that were divided: how many configs trained together with each.
-TOGETHER = "trained_together"
 
 
 def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, tested: bool) -> Arrays:

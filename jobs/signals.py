@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
-__all__ = ["STOP_SIGNALS", "StopFlag", "Stopped", "stop_on_signals"]
+__all__ = ["STOP_SIGNALS", "StopFlag", "Stopped", "handled", "stop_on_signals"]
 
 #: The end of its time, preemption, cancel, Ctrl-C.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -52,6 +53,19 @@ class StopFlag:
 
 
 @contextlib.contextmanager
+def handled(
+    numbers: Sequence[int], handler: Callable[[int, FrameType | None], object]
+) -> Iterator[None]:
+    """Handle signals in the block, and restore the handlers that they had."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
     """Turn the signals that end a task into a flag that the train loop checks at every step."""
     stop = StopFlag()
@@ -61,12 +75,6 @@ def stop_on_signals() -> Iterator[StopFlag]:
             raise KeyboardInterrupt  # a second Ctrl-C: the user's function does not return
         stop.set()
 
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in STOP_SIGNALS:
-            previous[number] = signal.signal(number, handle)
-    try:
+    is_main = threading.current_thread() is threading.main_thread()  # others cannot handle any
+    with handled(STOP_SIGNALS if is_main else (), handle):
         yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

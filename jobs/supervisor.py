@@ -28,7 +28,7 @@ from typing import NoReturn
 
 from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.process_end import ProcessEnd
-from mlpsubmit.jobs.signals import STOP_SIGNALS
+from mlpsubmit.jobs.signals import STOP_SIGNALS, handled
 
 __all__ = ["Supervision", "end_with_parent", "supervised"]
 
@@ -133,12 +133,8 @@ class _Forwarding:
 def _forwarded() -> Iterator[_Forwarding]:
     """Forward the signals on which a task saves and stops; restore the handlers in a child."""
     forwarding = _Forwarding()
-    previous = {number: signal.signal(number, forwarding) for number in STOP_SIGNALS}
-    try:
+    with handled(STOP_SIGNALS, forwarding):
         yield forwarding
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _fork(forwarding: _Forwarding) -> int:

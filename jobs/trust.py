@@ -48,21 +48,6 @@ def untrusted(path: Path) -> str | None:
         return "does not exist"
 
 
-def trusted_content(path: Path) -> bytes:
-    """Return the content of a file that nobody else could have written.
-
-    It is read from the file that was looked at, whatever takes its place meanwhile.
-
-    Raises:
-        RunError: others could have.
-        DamageError: its checksum is not that of the content.
-    """
-    with open_regular(path) as file:
-        if why := untrusted(path.parent) or untrusted_status(os.fstat(file.fileno())):
-            raise RunError(f"{path}: {why}; the functions in it are not executed")
-        return checked_content(path, file.read())
-
-
 def untrusted_status(status: os.stat_result) -> str | None:
     """Return the same from the status of a file, which it has wherever it is."""
     if status.st_uid not in (os.geteuid(), 0):
@@ -76,6 +61,21 @@ def untrusted_status(status: os.stat_result) -> str | None:
     if status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid):
         return f"can be written by the group {group_name(status.st_gid)}"
     return None
+
+
+def trusted_content(path: Path) -> bytes:
+    """Return the content of a file that nobody else could have written.
+
+    It is read from the file that was looked at, whatever takes its place meanwhile.
+
+    Raises:
+        RunError: others could have.
+        DamageError: its checksum is not that of the content.
+    """
+    with open_regular(path) as file:
+        if why := untrusted(path.parent) or untrusted_status(os.fstat(file.fileno())):
+            raise RunError(f"{path}: {why}; the functions in it are not executed")
+        return checked_content(path, file.read())
 
 
 @dataclass(frozen=True)

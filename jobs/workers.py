@@ -13,7 +13,7 @@ from types import FrameType
 
 from mlpsubmit import files
 from mlpsubmit.jobs.gpus import all_devices, listed_devices, uuids
-from mlpsubmit.jobs.signals import STOP_SIGNALS
+from mlpsubmit.jobs.signals import STOP_SIGNALS, handled
 from mlpsubmit.jobs.slurm.allocation import allocation
 from mlpsubmit.jobs.supervisor import end_with_parent
 
@@ -52,12 +52,8 @@ class Workers:
     def of_this_process(cls) -> Iterator[Workers]:
         """Pass the signals on which a task saves and stops on to the workers."""
         workers = cls()
-        previous = {number: signal.signal(number, workers._pass_on) for number in STOP_SIGNALS}
-        try:
+        with handled(STOP_SIGNALS, workers._pass_on):
             yield workers
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         self.stopped = True

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
+from mlpsubmit.jobs.signals import handled
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run
 from mlpsubmit.jobs.slurm.queue import JobState, Queue
 from mlpsubmit.jobs.slurm.sbatch import CHANGE_SECONDS, run_sbatch
@@ -146,10 +147,5 @@ def exit_on_signals() -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, leave) for number in numbers}
-    try:
+    with handled((signal.SIGTERM, signal.SIGHUP), leave):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from mlpsubmit.jobs.store.npz import ArrayHeader
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.results.grab_arrays import grab_of
-from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON
+from mlpsubmit.results.names import TOGETHER, TRAINED_BY, TRAINED_ON
 from mlpsubmit.spec.limits import MOST_CONFIGS
 
 __all__ = [
     "ANY_PACKS",
     "CHECKED",
     "MOST_ARRAYS",
+    "SHARED",
     "WEIGHTS",
     "WEIGHT_SHAPES",
     "PackSchema",
@@ -48,9 +49,10 @@ _REUSED = re.compile(r"reused-[0-9]{7,12}\.([0-9]{1,12})(\.npz)?")
 _PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iu", "seconds": "f"}
 #: Those that packs have only where they were trained on several devices, or by an earlier run.
 _ORIGIN = {TRAINED_ON: "S", TRAINED_BY: "S"}
-_SHARED = ("step", "eval_step", "grab_step", "weights_step")
+#: The arrays that all configs of a pack share; every other has one row per config.
+SHARED = ("step", "eval_step", "grab_step", "weights_step")
 #: The arrays whose values are checked.
-CHECKED = ("index", "key", "status", *_SHARED)
+CHECKED = ("index", "key", "status", *SHARED)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class PackSchema:
         """Return whether index, key, status and the recorded steps have possible values."""
         # As lists: most packs are small, and each call of numpy costs as much as all of this.
         index, status = arrays["index"].tolist(), arrays["status"].tolist()
-        steps = [arrays[name].tolist() for name in _SHARED if name in arrays]
+        steps = [arrays[name].tolist() for name in SHARED if name in arrays]
         return (
             len(set(index)) == len(index)
             and min(index, default=0) >= 0
@@ -148,7 +150,7 @@ def _fits(
         timekeys |= dict.fromkeys(unknown, MOST_CONFIGS)
     else:
         timekeys |= {f"{prefix}{name}": most for name, most in of_metrics}
-    shared = {name: headers[name] for name in _SHARED if name in headers}
+    shared = {name: headers[name] for name in SHARED if name in headers}
     own = {name: headers[name] for name in headers.keys() - shared.keys()}
     return (
         len(configs) == 1
@@ -185,4 +187,4 @@ def _fits_clock(name: str, header: ArrayHeader, clocks: Mapping[str, ArrayHeader
         clock = "eval_step" if of_test and "eval_step" in clocks else "step"
         traced = clock in clocks and inner == clocks[clock].shape
         return header.dtype.kind in "iuf" and (traced or not inner)
-    return name != "trained_together" or (not inner and header.dtype.kind in "iuf")
+    return name != TOGETHER or (not inner and header.dtype.kind in "iuf")

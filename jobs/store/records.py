@@ -29,8 +29,7 @@ __all__ = [
     "Beat",
     "DataRecord",
     "DeviceRecord",
-    "Ended",
-    "Ends",
+    "EndedSubmission",
     "Environments",
     "FailedPack",
     "IngredientRecord",
@@ -38,6 +37,7 @@ __all__ = [
     "Intent",
     "JobRecord",
     "Jobs",
+    "KilledProcesses",
     "Launched",
     "Manifest",
     "PlanRecord",
@@ -50,7 +50,7 @@ __all__ = [
     "checked",
     "order_of",
     "read",
-    "tasks_of",
+    "task_count",
 ]
 
 #: The most packs that a run may have: a status counts them all.
@@ -140,7 +140,7 @@ class ThresholdAxis(TypedDict):
 
 
 @_open
-class MetricThresholds(TypedDict):
+class MetricThresholdsRecord(TypedDict):
     """The thresholds of one name in METRIC_THRESHOLDS; positions if they vary along an axis."""
 
     name: Annotated[str, Field(pattern=r"^(train|test)_[A-Za-z_][A-Za-z0-9_]{0,59}$")]
@@ -208,7 +208,7 @@ class Manifest(TypedDict):
     thresholds: list[Finite]
     threshold_axis: ThresholdAxis | None
     metrics: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}$")]]
-    metric_thresholds: list[MetricThresholds]
+    metric_thresholds: list[MetricThresholdsRecord]
     tested: bool
     hyperparameters: dict[str, Scalar]
     arguments: dict[str, Scalar]
@@ -395,7 +395,7 @@ class Jobs(TypedDict):
 
 
 @_open
-class Ended(TypedDict):
+class EndedSubmission(TypedDict):
     """ended.json: why no task of a submission may train any more, and since when."""
 
     why: str
@@ -550,7 +550,7 @@ class EndRecord(TypedDict):
 
 
 @_open
-class Ends(TypedDict):
+class KilledProcesses(TypedDict):
     """checkpoints/<pack>.ends.json: how processes were killed in a pack."""
 
     ends: list[EndRecord]
@@ -678,7 +678,7 @@ def _manifest_problem(sweep: Manifest) -> str:
     return next(filter(None, problems), "")
 
 
-def _threshold_problem(sweep: Manifest, own: Manifest | MetricThresholds) -> str:
+def _threshold_problem(sweep: Manifest, own: Manifest | MetricThresholdsRecord) -> str:
     axis = own["threshold_axis"]
     if axis is None:
         return ""
@@ -785,10 +785,10 @@ def check_slices(file: Path, intent: Intent, packs: int) -> None:
     missing = [name for name in needed if name not in intent]
     if intent["executor"] == "slurm" and missing:
         raise damaged(file, f"{', '.join(missing)}: missing")
-    _check_within(file, intent.get("arrays", ()), tasks_of(intent))
+    _check_within(file, intent.get("arrays", ()), task_count(intent))
 
 
-def tasks_of(intent: Intent) -> int:
+def task_count(intent: Intent) -> int:
     """Return the number of tasks of a submission."""
     return -(-len(intent["slices"]) // intent.get("workers", 1))
 
@@ -814,7 +814,7 @@ def check_jobs(file: Path, jobs: Jobs, intent: Intent) -> None:
     Raises:
         DamageError: they do not, or SLURM has no such ids.
     """
-    _check_within(file, jobs["jobs"], tasks_of(intent))
+    _check_within(file, jobs["jobs"], task_count(intent))
     if intent["executor"] == "slurm" and not all(job["id"].isdecimal() for job in jobs["jobs"]):
         raise damaged(file, "jobs: got an id that is not a SLURM job id")
 

@@ -8,8 +8,8 @@
 | ingredients.json             | launch, once: what the keys of configs are made of            |
 | initial_weights.npz          | launch, once, with INIT_WEIGHTS: the networks to begin from   |
 | launched.json                | launch or resume, replaced atomically: the order of launches  |
-| results/device.json          | with same_device, the first task to train, once: its device   |
 | launched.<uid>.json          | the same by another user than the one to whom the run belongs |
+| results/device.json          | with same_device, the first task to train, once: its device   |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
 | data/<key>.json              | with it: its content hash, and the files that it comes from   |
@@ -47,7 +47,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import math
 import os
 import re
@@ -64,7 +63,6 @@ from mlpsubmit.files import (
     SMALL_JSON,
     is_shared,
     leftovers,
-    open_regular,
     publish_first,
     publish_json,
     read_json,
@@ -136,16 +134,6 @@ def _only_copy(file: Path, model: type[_T]) -> _T:
         ) from error
 
 
-def _without_checksum(file: Path) -> dict[str, object]:
-    """Return the content of a JSON object of formats 1 to 4; empty if it is none."""
-    try:
-        with open_regular(file) as stream:
-            content = json.loads(stream.read(LARGEST_JSON))
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) and "checksum" not in content else {}
-
-
 @dataclass(frozen=True)
 class RunDirectory:
     """One launched sweep on disk.
@@ -214,8 +202,6 @@ class RunDirectory:
         try:
             return read_json(self.path / SWEEP_JSON).get("format")
         except DamageError:
-            if (older := _without_checksum(self.path / SWEEP_JSON).get("format")) is not None:
-                return older
             if (written := self.plan.get("format")) is None:
                 raise
             return written
@@ -407,7 +393,7 @@ class RunDirectory:
     def heartbeats(self, submission: int | None = None) -> dict[str, Beat]:
         """Return the heartbeat of every task that has one, of a submission or of all."""
         numbers = self.submissions() if submission is None else [submission]
-        tasks = {number: self._tasks(number) for number in numbers}
+        tasks = {number: self._readable_worker_count(number) for number in numbers}
         found = [_HEARTBEAT.fullmatch(entry.name) for entry in _entries(self.path / HEARTBEATS)]
         places = sorted((int(name[1]), int(name[2])) for name in found if name)
         names = [task_name(*place) for place in places if place[1] < tasks.get(place[0], 0)]
@@ -523,17 +509,17 @@ class RunDirectory:
             lambda jobs: records.check_jobs(file, jobs, self.intent(number)),
         )
 
-    def tasks(self, number: int) -> int:
+    def worker_count(self, number: int) -> int:
         """Return the number of workers of a submission, which are its slices."""
         return len(self.intent(number)["slices"])
 
     def workers_of(self, number: int, task: int) -> range:
         """Return the indices of the workers of one task of a submission."""
         each = self.intent(number).get("workers", 1)
-        return range(task * each, min((task + 1) * each, self.tasks(number)))
+        return range(task * each, min((task + 1) * each, self.worker_count(number)))
 
-    def _tasks(self, number: int) -> int:
-        """Return the number of tasks of a submission; 0 if its intent is unreadable."""
+    def _readable_worker_count(self, number: int) -> int:
+        """Return the number of workers of a submission; 0 if its intent is unreadable."""
         intent = self.readable_intent(number)
         return 0 if intent is None else len(intent["slices"])
 
@@ -572,7 +558,7 @@ class RunDirectory:
         file = self.submission(number) / ENDED
         if not file.exists():
             return None
-        ended = self._readable(file, records.Ended)
+        ended = self._readable(file, records.EndedSubmission)
         return self.unreadable[file] if ended is None else ended["why"]
 
     def overtaken(self, number: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from mlpsubmit import files
 from mlpsubmit.jobs.command_line import module_command
 from mlpsubmit.jobs.process_end import ProcessEnd
+from mlpsubmit.jobs.store.run_directory import PLAN
 from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.jobs.workers import Workers, devices
 
@@ -24,7 +25,7 @@ def main(folder: Path, workers: int, *, gpus: bool, whole_node: bool) -> None:
     found = devices(os.environ, whole_node=whole_node) if gpus else [""] * workers
     answers = _errors(workers, found)
     if not answers:
-        threads = int(files.read_json(folder / "plan.json")["threads"])
+        threads = int(files.read_json(folder / PLAN)["threads"])
         with Workers.of_this_process() as processes:
             for number, device in enumerate(found[:workers]):
                 command = module_command(calibrate.__name__, folder, number)

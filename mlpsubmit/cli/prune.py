@@ -15,7 +15,7 @@ from mlpsubmit.display.text import counted, file_size
 from mlpsubmit.errors import UserError
 
 if TYPE_CHECKING:
-    from mlpsubmit.runs.prune import Candidate, Findings, Removal
+    from mlpsubmit.runs.prune import Candidate, PruneReport, Removal
 
 __all__ = ["prune"]
 
@@ -57,7 +57,7 @@ def prune(
     sys.exit(1 if failed else 0)
 
 
-def _show(found: Findings, folder: Path, runs: int) -> None:
+def _show(found: PruneReport, folder: Path, runs: int) -> None:
     from mlpsubmit.display.columns import Column, print_columns
 
     listed = found.candidates
@@ -86,7 +86,7 @@ def _files(one: Candidate) -> str:
     return "" if one.kind == "run" else str(len(one.paths))
 
 
-def _confirmed(found: Findings, dry_run: bool, yes: bool, as_json: bool) -> bool:
+def _confirmed(found: PruneReport, dry_run: bool, yes: bool, as_json: bool) -> bool:
     """Return whether to remove what was found.
 
     Raises:
@@ -125,7 +125,7 @@ def _report(chosen: Sequence[Candidate], removals: Mapping[int, Removal]) -> Non
         echo(f"removed {_what(removed)}: {file_size(sum(one.size for one in removed))} are free")
 
 
-def _json(found: Findings, folder: Path, removals: Mapping[int, Removal]) -> dict[str, Any]:
+def _json(found: PruneReport, folder: Path, removals: Mapping[int, Removal]) -> dict[str, Any]:
     tried = [(one, removals.get(id(one))) for one in found.candidates]
     return {
         "folder": folder.absolute(),

@@ -18,7 +18,7 @@ from mlpsubmit.errors import UserError
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
     from mlpsubmit.runs.retrain import Comparison
-    from mlpsubmit.runs.verify import Findings, Progress
+    from mlpsubmit.runs.verify import Progress, VerifyReport
 
 __all__ = ["verify"]
 
@@ -84,7 +84,7 @@ def verify(
     sys.exit(1 if found.damage or (outcome and outcome.differing) else 0)
 
 
-def _show(found: Findings, status: Status, whole: str | None) -> None:
+def _show(found: VerifyReport, status: Status, whole: str | None) -> None:
     for note in found.notes:
         echo(f"note: {inline(note)}")
     for damage in found.damage:
@@ -102,7 +102,7 @@ def _show(found: Findings, status: Status, whole: str | None) -> None:
 
 
 def _json(
-    found: Findings, status: Status, whole: str | None, outcome: Comparison | None
+    found: VerifyReport, status: Status, whole: str | None, outcome: Comparison | None
 ) -> dict[str, Any]:
     retrained = None
     if outcome is not None:

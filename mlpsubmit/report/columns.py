@@ -20,6 +20,7 @@ from mlpsubmit.report.numerals import DIGITS, digits_apart, numeral
 from mlpsubmit.results.axes import has_threshold, threshold_suffixes
 from mlpsubmit.results.entries import MOST_ENTRIES, entry_name
 from mlpsubmit.results.names import (
+    TOGETHER,
     TRAINED_BY,
     TRAINED_ON,
     coordinate_names,
@@ -284,7 +285,7 @@ def _rank(column: Column) -> int:
     return _PLACES.get(column.name, _PLACES["others"])
 
 
-_ORDER = ("train_loss", "test_loss", "timekeys", "steps", "others", "seconds", "trained_together")
+_ORDER = ("train_loss", "test_loss", "timekeys", "steps", "others", "seconds", TOGETHER)
 _PLACES = {name: place for place, name in enumerate(_ORDER)}
 
 

@@ -14,9 +14,16 @@ from mlpsubmit.results.axes import finished, threshold_suffixes
 from mlpsubmit.results.grab_arrays import array_name
 from mlpsubmit.results.join_axes import Part
 from mlpsubmit.results.labels import Labels, common_start
-from mlpsubmit.results.names import CLOCKS, RESERVED, SEVERAL, TRAINED_BY, TRAINED_ON, device_kind
+from mlpsubmit.results.names import (
+    CLOCKS,
+    RESERVED,
+    SEVERAL,
+    TOGETHER,
+    TRAINED_BY,
+    TRAINED_ON,
+    device_kind,
+)
 from mlpsubmit.results.results_hash import RESULTS_HASH
-from mlpsubmit.results.schema import TOGETHER
 from mlpsubmit.results.settings import (
     FUNCTION_HASHES,
     SETTINGS,

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.join_axes import Part
-from mlpsubmit.results.names import CLOCKS, TRAINED_BY, TRAINED_ON, array_names
-from mlpsubmit.results.schema import TOGETHER, PackId, identified
+from mlpsubmit.results.names import CLOCKS, TOGETHER, TRAINED_BY, TRAINED_ON, array_names
+from mlpsubmit.results.schema import PackId, identified
 from mlpsubmit.results.source import Array, Failure, FinishedPack
 
 __all__ = ["Difference", "JoinedSource"]

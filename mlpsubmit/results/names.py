@@ -13,6 +13,7 @@ __all__ = [
     "CLOCKS",
     "RESERVED",
     "SEVERAL",
+    "TOGETHER",
     "TRAINED_BY",
     "TRAINED_ON",
     "array_names",
@@ -34,6 +35,8 @@ RESERVED = frozenset(CLOCKS) | {
     *("threshold_value", "trained_together", "error", "trained_on", "trained_by"),
 }
 
+#: Only of packs that were divided: how many configs trained together with each.
+TOGETHER = "trained_together"
 #: Of each config the kind of device on which it was trained, and the run and the task that did.
 TRAINED_ON, TRAINED_BY = "trained_on", "trained_by"
 #: Between several of one config.

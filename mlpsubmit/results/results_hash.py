@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.protocol import FAILED, MISSING
-from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON
-from mlpsubmit.results.schema import TOGETHER, Variable
+from mlpsubmit.results.names import TOGETHER, TRAINED_BY, TRAINED_ON
+from mlpsubmit.results.schema import Variable
 from mlpsubmit.results.source import Array
 
 __all__ = ["RESULTS_HASH", "ResultsHash"]

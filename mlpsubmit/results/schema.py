@@ -23,6 +23,7 @@ from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.results.names import (
     CLOCKS,
     SEVERAL,
+    TOGETHER,
     TRAINED_BY,
     TRAINED_ON,
     clean_text,
@@ -41,13 +42,12 @@ from mlpsubmit.results.source import (
     Thresholds,
 )
 
-__all__ = ["COUNTS", "TOGETHER", "PackId", "Schema", "Variable", "identified", "scan"]
+__all__ = ["COUNTS", "PackId", "Schema", "Variable", "identified", "scan"]
 
 PackId: TypeAlias = tuple[str, int]
 Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
 METRIC = "metric."
-TOGETHER = "trained_together"
 TOGETHER_TEXT = Text(
     "configs trained together",
     "how many configs trained together, where a pack was divided because it ran out of memory or "

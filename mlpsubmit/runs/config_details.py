@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mlpsubmit.jobs.pack_results import SHARED
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.status import Status
-from mlpsubmit.jobs.store.pack_schema import WEIGHT_SHAPES, WEIGHTS
+from mlpsubmit.jobs.store.pack_schema import SHARED, WEIGHT_SHAPES, WEIGHTS
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.store.shards import FAILED_SUFFIX, StoredPack, pack_name
 from mlpsubmit.jobs.store.stored_results import REUSED

@@ -79,9 +79,7 @@ class Continuation:
     def write(self, run: RunDirectory) -> None:
         """Let the packs of a new run begin at these states."""
         for pack, file in self.files.items():
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # removed meanwhile: it trains from scratch
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile: trained from scratch
                 try:
                     os.link(file, run.checkpoint(pack))
                 except OSError:  # another file system

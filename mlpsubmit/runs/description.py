@@ -15,7 +15,7 @@ import numpy as np
 
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.plan import Plan
-from mlpsubmit.jobs.store.records import Manifest, tasks_of
+from mlpsubmit.jobs.store.records import Manifest, task_count
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.run_keys import RunKeys
 from mlpsubmit.spec.accepted import AXIS_OF
@@ -151,7 +151,7 @@ def described_run(run: RunDirectory, state: Mapping[str, Any]) -> Description:
     plan = {
         **_packs(Plan.from_json(run.plan), int(sweep["reused"])),
         "executor": None if intent is None else intent["executor"],
-        "tasks": None if intent is None else tasks_of(intent),
+        "tasks": None if intent is None else task_count(intent),
         "template": None if intent is None else intent.get("template"),
         "devices": _devices(devices, cpus),
         "submissions": len(submissions),

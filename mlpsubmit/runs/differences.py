@@ -35,7 +35,6 @@ class Change:
         name: of the setting, the function or the axis.
         part: of a function: what differs in it, such as ``function shift``; else empty.
         before, after: as text; empty where there is a diff.
-        same_text: whether the contents differ although their texts are equal.
         diff: of sources, as lines of a unified diff.
         note: what else is to be said, in the place of the values.
     """

@@ -23,6 +23,7 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.stored_weights import WeightsInMemory, has_weights, weights_steps
 from mlpsubmit.jobs.trust import NETWORKS, sweep_hash
 from mlpsubmit.results.dataset import to_dataset
+from mlpsubmit.results.names import TOGETHER
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.schema import scan
 from mlpsubmit.results.source import Failure, FinishedPack, FixedSetting, Layout
@@ -144,7 +145,7 @@ def measured(
         raise UserError(_no_weights(run, "measure"))
     found = _Measured([pack for pack in packs if pack is not None], list(source.failures()))
     dataset = to_dataset(layout, found)
-    losses = ["train_loss", "test_loss", "timekeys", "crossed", "seconds", "trained_together"]
+    losses = ["train_loss", "test_loss", "timekeys", "crossed", "seconds", TOGETHER]
     dataset = dataset.drop_vars(losses, errors="ignore").drop_dims("threshold", errors="ignore")
     if "grab_step" in dataset.dims:
         dataset = dataset.rename(grab_step="step")

@@ -38,7 +38,7 @@ from mlpsubmit.runs.locate import all_runs, runs_of
 from mlpsubmit.runs.run_keys import RunKeys
 from mlpsubmit.runs.submit import submission_lock
 
-__all__ = ["Candidate", "Findings", "Removal", "find", "remove"]
+__all__ = ["Candidate", "PruneReport", "Removal", "find", "remove"]
 
 
 #: Keys as pairs of numbers, of which the first are compared first.
@@ -82,7 +82,7 @@ class Candidate:
 
 
 @dataclass
-class Findings:
+class PruneReport:
     """What can be removed, and what is kept although a later run has its results, by run.
 
     Attributes:
@@ -100,13 +100,13 @@ class Findings:
 
 
 @doing("reading the runs, and the results that others rely on")
-def find(paths: Iterable[Path]) -> Findings:
+def find(paths: Iterable[Path]) -> PruneReport:
     """Return what can be removed of some runs; the results that others rely on are read.
 
     Args:
         paths: the folders of the runs.
     """
-    found = Findings()
+    found = PruneReport()
     asked: dict[Path, set[str]] = {}
     scheduler = Scheduler(interval=math.inf)  # the runs share each query
     for path in paths:
@@ -127,7 +127,7 @@ class _Sweep:
     path: Path
     names: set[str]
     scheduler: Scheduler
-    found: Findings
+    found: PruneReport
 
     def find(self) -> None:
         """Add what can be removed."""

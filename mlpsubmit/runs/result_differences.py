@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.display.progress import doing
-from mlpsubmit.jobs.pack_results import SHARED, TOGETHER
-from mlpsubmit.jobs.store.pack_schema import WEIGHTS
+from mlpsubmit.jobs.store.pack_schema import SHARED, WEIGHTS
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.results.grab_arrays import grab_of
-from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON, array_names
+from mlpsubmit.results.names import TOGETHER, TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.source import FinishedPack
 from mlpsubmit.runs.run_keys import RunKeys
 

@@ -21,7 +21,6 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError, UserError
 from mlpsubmit.files import open_regular
 from mlpsubmit.jobs.executors.local import LocalExecutor
-from mlpsubmit.jobs.pack_results import TOGETHER
 from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.status import Status
 from mlpsubmit.jobs.store import run_directory
@@ -29,7 +28,7 @@ from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import StoredPack
 from mlpsubmit.jobs.trust import RETRAIN, sweep_hash, untrusted, untrusted_status
-from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON
+from mlpsubmit.results.names import TOGETHER, TRAINED_BY, TRAINED_ON
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import submission_for, submit
 from mlpsubmit.spec.hyperparameters import validate

@@ -18,6 +18,7 @@ from mlpsubmit.jobs.shared_data import data_keys
 from mlpsubmit.jobs.store import shards
 from mlpsubmit.jobs.store.environments import publish_environments
 from mlpsubmit.jobs.store.npz import npz_bytes
+from mlpsubmit.jobs.store.pack_schema import SHARED
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Member, StoredPack
 from mlpsubmit.jobs.store.stored_results import REUSED, reused_name
@@ -30,9 +31,6 @@ __all__ = ["Reused", "code_that_differs"]
 
 #: A pack, on what it was trained, the rows of it that are reused, and the indices of their configs.
 _Match: TypeAlias = tuple[Member, str | None, NDArray[np.int64], NDArray[np.int64]]
-
-#: Arrays of a pack that all its configs share.
-_SHARED = frozenset({"step", "eval_step", "grab_step", "weights_step"})
 
 
 class Reused:
@@ -147,7 +145,7 @@ class Reused:
             for number, (member, device, rows, indices) in enumerate(self._found):
                 pack = StoredPack(member, device=device)
                 arrays = {
-                    name: pack[name] if name in _SHARED else pack[name][rows]
+                    name: pack[name] if name in SHARED else pack[name][rows]
                     for name in pack.arrays()
                 }
                 content = npz_bytes({**arrays, "index": indices})

@@ -363,7 +363,7 @@ class Run:
         for number in self.directory.submissions():
             if self.directory.readable_intent(number) is None:
                 continue
-            tasks = range(self.directory.tasks(number))
+            tasks = range(self.directory.worker_count(number))
             names.update(run_directory.task_name(number, index) for index in tasks)
             for name, job in self.directory.task_jobs(number).items():
                 file = self.directory.worker_log(number, name, job["id"])

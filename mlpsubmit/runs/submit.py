@@ -390,7 +390,7 @@ def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int |
     if after is not None and run.ended(after) is not None:
         raise BusyError(f"run {run.id}: {run.ended(after)}")
     number = _earlier_on_slurm(run)
-    if number is None or len(run.task_jobs(number)) == run.tasks(number):
+    if number is None or len(run.task_jobs(number)) == run.worker_count(number):
         return
     tasks = slurm_tasks(run, number, run.heartbeats(number), Scheduler(exact=True))
     if any(task.live for task in tasks):

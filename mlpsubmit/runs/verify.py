@@ -32,7 +32,7 @@ from mlpsubmit.jobs.store.shards import (
 from mlpsubmit.jobs.store.stored_results import REUSED
 from mlpsubmit.jobs.store.verification import DAMAGED_SUFFIX, VERIFIED_SUFFIX
 
-__all__ = ["Findings", "Subset", "verify"]
+__all__ = ["Subset", "VerifyReport", "verify"]
 
 
 def _json(model: Any) -> Callable[[Path], object]:
@@ -55,12 +55,12 @@ _PATTERNS: dict[str, Callable[[Path], object]] = {
     f"{run_directory.DATA}/[!.]*.json": _json(records.DataRecord),
     f"{run_directory.SUBMISSIONS}/*/{run_directory.INTENT}": _json(records.Intent),
     f"{run_directory.SUBMISSIONS}/*/{run_directory.JOBS}": _json(records.Jobs),
-    f"{run_directory.SUBMISSIONS}/*/{run_directory.ENDED}": _json(records.Ended),
+    f"{run_directory.SUBMISSIONS}/*/{run_directory.ENDED}": _json(records.EndedSubmission),
     f"{run_directory.RESULTS}/[!.]*{VERIFIED_SUFFIX}": _json(records.VerificationRecord),
     f"{run_directory.RESULTS}/[!.]*{DAMAGED_SUFFIX}": _json(records.VerificationRecord),
     f"{run_directory.RESULTS}/[!.]*.json": _json(records.Environments),
     f"{run_directory.CHECKPOINTS}/[!.]*.pt": files.verify,
-    f"{run_directory.CHECKPOINTS}/[!.]*{run_directory.ENDS_SUFFIX}": _json(records.Ends),
+    f"{run_directory.CHECKPOINTS}/[!.]*{run_directory.ENDS_SUFFIX}": _json(records.KilledProcesses),
     f"{run_directory.STATES}/[!.]*.pt": files.verify,
     f"{run_directory.HEARTBEATS}/[!.]*.json": _json(records.Beat),
 }
@@ -103,7 +103,7 @@ class Subset:
 
 
 @dataclass
-class Findings:
+class VerifyReport:
     """The outcome of a verification.
 
     Attributes:
@@ -125,24 +125,24 @@ def verify(
     run: RunDirectory,
     subset: Subset | None = None,
     progress: Progress = lambda name, done, total: None,
-) -> Findings:
+) -> VerifyReport:
     """Read every file of a run, or a subset of them, and compare checksums and structure.
 
     Damaged results are recorded in the run, as by any command that reads them.
     """
-    return _Verification(run, subset or Subset(), progress).run()
+    return _Reader(run, subset or Subset(), progress).run()
 
 
 @dataclass
-class _Verification:
+class _Reader:
     directory: RunDirectory
     subset: Subset
     progress: Progress
-    found: Findings = field(default_factory=Findings)
+    found: VerifyReport = field(default_factory=VerifyReport)
     #: Distinct configs with a result, by index.
     configs: set[int] = field(default_factory=set)
 
-    def run(self) -> Findings:
+    def run(self) -> VerifyReport:
         """Read the files, then the shards; a damaged one does not keep the others from it."""
         found, shards = _files(self.directory.path), self.directory.results.shards()
         total = sum(map(_size, found)) + sum(map(_size, shards))

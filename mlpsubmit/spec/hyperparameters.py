@@ -27,12 +27,12 @@ from mlpsubmit.spec.setting_types import (
     Flag,
     Fraction,
     InitWeights,
-    Named,
     NonNegative,
     OptionalSchedule,
     Positive,
     Schedule,
     Size,
+    StringKeyedDict,
     Thresholds,
     WeightSchedule,
     at_most,
@@ -163,11 +163,11 @@ class Hyperparameters(BaseModel):
     deterministic: Flag = _field(True, "torch runs deterministic algorithms")
     devices: Devices = _field("all", "GPUs of this machine")
     verbose: Flag = _field(False, "losses as they fall, in the task's log")
-    datasethps: Named = _field({}, "arguments for the data function")
+    datasethps: StringKeyedDict = _field({}, "arguments for the data function")
     target_monomials: Any = _field(None, "the axis monomials")
-    other_model_grabs: Named = _field({}, "grabs by name: {alias: function in grabs/}")
-    other_model_kwargs: Named = _field({}, "per alias, the arguments of its grab")
-    other_model_gram: Named = _field({}, "per alias, whether it takes a weight matrix")
+    other_model_grabs: StringKeyedDict = _field({}, "grabs by name: {alias: function in grabs/}")
+    other_model_kwargs: StringKeyedDict = _field({}, "per alias, the arguments of its grab")
+    other_model_gram: StringKeyedDict = _field({}, "per alias, whether it takes a weight matrix")
     optimizer: Optimizer = _field(
         "sgd", "sgd, adam, adamw, muon, lion, rmsprop, or any torch.optim class"
     )
@@ -188,7 +188,7 @@ class Hyperparameters(BaseModel):
         "of adam, adamw, muon and rmsprop, in units of the order of the gradients; None: 1e-8, of "
         "a torch.optim class its own",
     )
-    optimizer_kwargs: Named = _field(
+    optimizer_kwargs: StringKeyedDict = _field(
         {}, "further arguments of a torch.optim class; alpha of rmsprop, ns_steps of muon"
     )
     loss: Annotated[

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpsubmit.arguments import (
-    function_name,
-)
+from mlpsubmit.arguments import function_name
 from mlpsubmit.batchfns.recipe import as_recipe
 from mlpsubmit.errors import SpecError, collected, shown
 from mlpsubmit.results.labels import ON_AXIS, Labels, labels_of

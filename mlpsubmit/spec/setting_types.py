@@ -20,7 +20,6 @@ __all__ = [
     "Flag",
     "Fraction",
     "InitWeights",
-    "Named",
     "NonNegative",
     "NsCoefficients",
     "NsSteps",
@@ -28,6 +27,7 @@ __all__ = [
     "Positive",
     "Schedule",
     "Size",
+    "StringKeyedDict",
     "Thresholds",
     "WeightSchedule",
     "at_most",
@@ -272,7 +272,7 @@ Devices = Annotated[Any, _valid(_devices, "'all' or a list of distinct GPU indic
 Betas = Annotated[
     tuple[float, float], _valid(_betas, "two numbers >= 0 and < 1, such as (0.9, 0.999)")
 ]
-Named = Annotated[dict[str, Any], _valid(_mapping, "a dictionary whose keys are names")]
+StringKeyedDict = Annotated[dict[str, Any], _valid(_mapping, "a dictionary whose keys are names")]
 Factors = Annotated[
     dict[str, float],
     _valid(

@@ -38,6 +38,9 @@ class MLP(nn.Module):
     Its layers are named as in MLPscape, so that grabs written for that run as they are.
 
     Args:
+        d_in, d_out: the numbers of its inputs and outputs.
+        width: units of each hidden layer.
+        depth: the number of hidden layers.
         bias: whether its layers have biases.
         nonlinearity: a name of :data:`NONLINEARITIES`; an nn.Module, of which it gets a copy, or a
             class of modules; or an elementwise function of tensors.

@@ -416,7 +416,7 @@ def test_every_field_of_a_json_file_is_declared(mlpsubmit: Command) -> None:
         "results/000-0000.0.verified.json": records.VerificationRecord,
         "launched.json": records.Launched,
         "submissions/000/intent.json": records.Intent,
-        "submissions/000/ended.json": records.Ended,
+        "submissions/000/ended.json": records.EndedSubmission,
         "heartbeats/000-0000.json": records.Beat,
     }
     for name, model in models.items():

@@ -158,7 +158,7 @@ def test_an_array_that_is_refused_takes_the_others_with_it(study: Any, instead: 
     # Its number is not used again: an array that came away would be taken for a living one.
     run.resume(slurm={"sbatch": {"hold": True}})
     assert run.directory.submissions() == [0, 1]
-    assert run.directory.tasks(1) == 150, "a resume asks for as many tasks as were asked for last"
+    assert run.directory.worker_count(1) == 150, "as many tasks as last time"
     run.cancel()
 
 

@@ -12,8 +12,7 @@ from mlpsubmit.errors import did_you_mean
 from mlpsubmit.protocol import DIVERGED, STATUSES
 from mlpsubmit.results.axes import final_values, finished, has_threshold, threshold_suffixes
 from mlpsubmit.results.figures.text import title_of
-from mlpsubmit.results.names import CLOCKS, spaced, threshold_label
-from mlpsubmit.results.schema import TOGETHER
+from mlpsubmit.results.names import CLOCKS, TOGETHER, spaced, threshold_label
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from mlpsubmit.training.accel.step_kernels import adam_step
 from mlpsubmit.training.batches import column
-from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, StackedOptimizer
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["Adam", "AdamW"]
 
 
-class Adam(Stacked):
+class Adam(StackedOptimizer):
     """Adam (Kingma and Ba, arXiv:1412.6980).
 
     m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
     p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
     """
 
-    PER_ROW = (*Stacked.PER_ROW, "eps", "first_moments", "second_moments")
+    PER_ROW = (*StackedOptimizer.PER_ROW, "eps", "first_moments", "second_moments")
     SAVED = ("steps",)
 
     def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:

@@ -10,7 +10,7 @@ from mlpsubmit.training.optimizers.lion import Lion
 from mlpsubmit.training.optimizers.muon import Muon
 from mlpsubmit.training.optimizers.rmsprop import RMSprop
 from mlpsubmit.training.optimizers.sgd import SGD
-from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked, StackedOptimizer
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, PackOptimizer, StackedOptimizer
 from mlpsubmit.training.optimizers.torch_optimizer import TorchOptimizer
 from mlpsubmit.training.optimizers.update_rules import update_rule
 from mlpsubmit.training.optimizers.view import OptimizerView
@@ -19,7 +19,7 @@ from mlpsubmit.training.stack import Stack
 
 __all__ = ["build_optimizer"]
 
-_STACKED: dict[str, type[Stacked]] = {
+_STACKED: dict[str, type[StackedOptimizer]] = {
     "sgd": SGD,
     "adam": Adam,
     "adamw": AdamW,
@@ -33,7 +33,7 @@ def build_optimizer(
     stack: Stack,
     hyperparameters: Sequence[Hyperparameters],
     factors: Sequence[Mapping[str, Factors]],
-) -> tuple[StackedOptimizer, list[OptimizerView]]:
+) -> tuple[PackOptimizer, list[OptimizerView]]:
     """Return the optimizer of a pack, and per config the argument ``opt`` of its grabs.
 
     Args:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, StackedOptimizer
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["Lion"]
 
 
-class Lion(Stacked):
+class Lion(StackedOptimizer):
     """Lion (Chen et al., arXiv:2302.06675, algorithm 2), with a decoupled weight decay.
 
     p -= lr sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g.
     """
 
-    PER_ROW = (*Stacked.PER_ROW, "moments")
+    PER_ROW = (*StackedOptimizer.PER_ROW, "moments")
     DECOUPLED = True
 
     def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:

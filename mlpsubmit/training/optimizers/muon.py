@@ -11,7 +11,7 @@ from torch import Tensor
 from mlpsubmit.spec.optimizer_settings import kwargs_of
 from mlpsubmit.training.batches import column
 from mlpsubmit.training.optimizers.adam import Adam, AdamW
-from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, StackedOptimizer
 from mlpsubmit.training.parametrizations import hidden_matrices
 from mlpsubmit.training.stack import Stack
 
@@ -63,7 +63,7 @@ class Muon(AdamW):
 
     def _gradient(self, i: int, g: Tensor, made: Tensor) -> Tensor:
         # Adam's kernel leaves out configs that make no step, but it updates no hidden layer.
-        kind = Stacked if i in self._hidden else Adam
+        kind = StackedOptimizer if i in self._hidden else Adam
         return kind._gradient(self, i, g, made)
 
     def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor) -> None:

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from mlpsubmit.spec.optimizer_settings import kwargs_of
 from mlpsubmit.training.batches import column
-from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, StackedOptimizer
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["RMSprop"]
 
 
-class RMSprop(Stacked):
+class RMSprop(StackedOptimizer):
     """RMSprop (Hinton, Coursera lecture 6e, 2012), as torch.optim.RMSprop.
 
     v = alpha v + (1 - alpha) g^2; u = g / (sqrt(v) + eps); b = momentum b + u; p -= lr b.
@@ -20,7 +20,7 @@ class RMSprop(Stacked):
     a = alpha a + (1 - alpha) g.
     """
 
-    PER_ROW = (*Stacked.PER_ROW, "eps", "momenta", "squares", "means", "buffers")
+    PER_ROW = (*StackedOptimizer.PER_ROW, "eps", "momenta", "squares", "means", "buffers")
 
     def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:
         super().__init__(stack, settings)

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from mlpsubmit.training.accel.step_kernels import sgd_step
 from mlpsubmit.training.batches import column
-from mlpsubmit.training.optimizers.stacked import Closure, OptimizerSettings, Stacked
+from mlpsubmit.training.optimizers.stacked import Closure, OptimizerSettings, StackedOptimizer
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["SGD"]
 
 
-class SGD(Stacked):
+class SGD(StackedOptimizer):
     """g += wd p; b = momentum b + g; p -= lr b, or p -= lr (g + momentum b) for Nesterov."""
 
-    PER_ROW = (*Stacked.PER_ROW, "momenta", "buffers")
+    PER_ROW = (*StackedOptimizer.PER_ROW, "momenta", "buffers")
 
     def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:
         super().__init__(stack, settings)

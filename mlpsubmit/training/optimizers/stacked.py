@@ -20,13 +20,13 @@ from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.parts import Part
 from mlpsubmit.training.stack import Stack
 
-__all__ = ["Closure", "OptimizerSettings", "Stacked", "StackedOptimizer"]
+__all__ = ["Closure", "OptimizerSettings", "PackOptimizer", "StackedOptimizer"]
 
 #: Computes losses (K,) and gradients at the current weights.
 Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
 
 
-class StackedOptimizer(Part):
+class PackOptimizer(Part):
     """The interface of an optimizer."""
 
     def step(
@@ -69,7 +69,7 @@ class OptimizerSettings:
         return self.hyperparameters[0]
 
 
-class Stacked(StackedOptimizer):
+class StackedOptimizer(PackOptimizer):
     """Learning rates and weight decays (K, P) of the P parameters, and any further state.
 
     A parameter of learning rate zero is frozen: its weights keep their bits.

@@ -13,7 +13,7 @@ from torch import Tensor
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
-from mlpsubmit.training.optimizers.stacked import Closure, StackedOptimizer
+from mlpsubmit.training.optimizers.stacked import Closure, PackOptimizer
 from mlpsubmit.training.optimizers.update_rules import known_update
 from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.stack import Stack
@@ -21,7 +21,7 @@ from mlpsubmit.training.stack import Stack
 __all__ = ["TorchOptimizer", "optimizer_class"]
 
 
-class TorchOptimizer(StackedOptimizer):
+class TorchOptimizer(PackOptimizer):
     """Any class of torch.optim, for one config: over the model's parameters, views of the stack.
 
     The host has to know whether the config is active: a GPU-CPU sync point per step.
