@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import torch
 from disk import Crash, Disk
 from study import RUNS, study, trained_configs
 
-from mlpsubmit import launch
+from mlpsubmit import launch, open_run
 from mlpsubmit.jobs import task
+from mlpsubmit.jobs.signals import Stopped
 from mlpsubmit.runs.run import Run
 
 __all__ = ["FIRST", "GROWN", "OUT", "Noted"]
@@ -62,7 +64,9 @@ def record(folder: Path, specs: Path) -> list[Crash]:
     disk.before = before
     disk.watch()
     with trained_configs(finished.update, partly.update):
-        run = start(FIRST)
+        with suppress(Stopped):
+            start(FIRST)
+        run = open_run(runs_dir=folder / RUNS)
         assert (run.status().done, run.status().failed) == (2, 0)
         at = "resume"
         start(FIRST)

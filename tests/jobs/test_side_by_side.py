@@ -19,10 +19,11 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from mlpsubmit import Sweep, launch
+from mlpsubmit import Sweep, launch, open_run
 from mlpsubmit.jobs.executors import debug
 from mlpsubmit.jobs.plan import PackRange, make_plan
 from mlpsubmit.jobs.room import MOST_SIDE_BY_SIDE, Room
+from mlpsubmit.jobs.signals import Stopped
 from mlpsubmit.jobs.task import run_task
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.turns import Turns
@@ -128,10 +129,13 @@ def test_all_are_saved_when_the_task_stops(
     train: Callable[..., Any],
     alone: xarray.Dataset,
     side_by_side: list[int],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     happens[5, 70] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    run = train("beside")
+    with pytest.raises(Stopped):
+        train("beside")
+    run = open_run("beside", tmp_path / "beside")
     output = capsys.readouterr().out
     saved = [f"pack 000000{n}: interrupted, its state is saved" in output for n in range(4)]
     assert saved == [False, True, True, True]
