@@ -16,6 +16,7 @@ from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.recipe import recipe
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
+from mlpsubmit.masked import is_masked
 from mlpsubmit.protocol import BatchFn
 
 __all__ = ["Rows", "arrays", "as_numpy", "bound", "pair_on_device", "sample"]
@@ -257,6 +258,9 @@ def _not_finite(indices: Tensor | NDArray[Any]) -> str:
 
 def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
     """Return one array as a contiguous copy of its final dtype; add an error if it is invalid."""
+    if is_masked(value):
+        errors.append(f"{name} has masked entries; try {name}.filled(0), or leave these rows out")
+        return None
     found = as_numpy(value)
     if found.dtype.kind not in "fiub":
         errors.append(f"{name} has the dtype {found.dtype}; valid are real numbers")

@@ -109,6 +109,11 @@ _WRAPPERS = {
 }
 
 
+def _is_mutable(value: Any) -> bool:
+    containers = (list, dict, set, np.ndarray)
+    return isinstance(value, containers) or objects.is_tensor(value)
+
+
 def _entries(values: Iterable[Any]) -> list[Any]:
     """Return values as a list.
 
@@ -140,6 +145,9 @@ class _Encoder:
         # By id, with the object: alive, so that its id stays unique.
         self.numbered: dict[Any, tuple[int, Any]] = {}
         self.done: dict[tuple[int, bool], tuple[bytes, Any]] = {}
+        # What may be changed in place, by id: its digest, and as which of those with this digest.
+        self.reached: dict[int, tuple[bytes, int, Any]] = {}
+        self.equals: dict[bytes, int] = {}
         self.references = 0  # to numbers and open values: a digest without any holds everywhere
 
     def tag(self, tag: str, content: bytes = b"") -> None:
@@ -159,8 +167,25 @@ class _Encoder:
         elif objects.has_identity(value):
             if self.is_new(id(value), value):
                 self.add_object(value)
-        else:
+        elif self.equal or not _is_mutable(value):
             self.tag("digest", self.by_value(value))
+        else:
+            self.add_mutable(value)
+
+    def add_mutable(self, value: Any) -> None:
+        """Add what a function may change in place: by its content, and as which of its equals.
+
+        In ``[row, row]`` an entry that is set appears twice, and in two equal rows once.
+        """
+        if id(value) in self.reached:
+            self.references += 1
+            content, number, _ = self.reached[id(value)]
+            self.tag("same", content + str(number).encode())
+            return
+        content = self.by_value(value)
+        number = self.equals[content] = self.equals.get(content, -1) + 1
+        self.reached[id(value)] = content, number, value
+        self.tag("digest", content)
 
     def is_new(self, key: Any, value: Any) -> bool:
         """Number an object; return False if it was numbered before."""

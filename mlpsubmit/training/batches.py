@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError, error_message
+from mlpsubmit.masked import is_masked
 from mlpsubmit.protocol import BatchFn, LooksAhead
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
@@ -473,6 +474,11 @@ def _is_plain(part: Any) -> bool:
 
 def _dense(value: Any, where: str, name: str) -> Tensor:
     part = value
+    if is_masked(value):  # a tensor would have what is below the mask
+        raise BatchError(
+            f"{where} with masked entries; expected numbers alone; try {name}.filled(0), or leave "
+            "these rows out"
+        )
     if not isinstance(value, Tensor):
         try:
             part = torch.as_tensor(_copied(value) if isinstance(value, np.ndarray) else value)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.errors import UserError
+from mlpsubmit.masked import is_masked, with_nan
 from mlpsubmit.results.grab_arrays import result_name
 from mlpsubmit.results.labels import Labels, mismatch
 from mlpsubmit.training.result import Array
@@ -174,10 +175,12 @@ def entries_of(result: Any, where: str) -> dict[str | None, Tensor | Array]:
 def _copied(result: Any, where: str, under: str = "") -> Tensor | Array:
     """Return a copy of a result, tensors on their device: it may be a view of the weights."""
     if isinstance(result, Tensor):
-        return result.detach().clone()
+        return result.detach().to_dense().clone()
     cause = None
     try:
         array = _array(result)
+        if array.dtype.char in "gG":  # longer than what results hold
+            array = array.astype(complex if array.dtype.kind == "c" else float)
         if array.dtype.kind in "biufc":
             return array
     except (TypeError, ValueError) as error:
@@ -190,9 +193,11 @@ def _copied(result: Any, where: str, under: str = "") -> Tensor | Array:
 
 def _array(result: Any) -> Array:
     if isinstance(result, Tensor):
-        return _numpy(result.detach())
+        return _numpy(result.detach().to_dense())
     if isinstance(result, (list, tuple)):
         return np.stack([_array(entry) for entry in result]) if result else np.zeros(0)
+    if is_masked(result):
+        return with_nan(result)
     return np.array(result)
 
 

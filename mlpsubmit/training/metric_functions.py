@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.masked import is_masked
 from mlpsubmit.spec.metrics import Metric
 from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.guard import WriteError, version
@@ -197,6 +198,8 @@ class ByCallable:
     def _one(self, output: Tensor, y: Tensor) -> Tensor:
         value = self._function(output, y)
         got = value
+        if is_masked(value):
+            raise self._refusal("a masked value", output, y)
         if not isinstance(value, Tensor):
             try:
                 value = torch.as_tensor(np.asarray(value))  # a float of Python is float64

@@ -236,6 +236,7 @@ X, Y = np.ones((3, 2)), np.ones(3)
         ),
         ((X, np.array(["a", "b", "c"])), r"y has the dtype <U1; valid are real numbers"),
         ((X[:0], Y[:0]), r"X has no rows"),
+        ((np.ma.masked_equal(X, X.max()), Y), r"X has masked entries; try X.filled\(0\), or leave"),
     ],
 )
 def test_bad_arrays(given, message):

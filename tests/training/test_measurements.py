@@ -197,6 +197,22 @@ def test_errors_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
             assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+def test_what_is_masked_is_missing_and_other_kinds_of_numbers_are_converted(gaussian, make_mlps):
+    grabs = {
+        "masked": lambda: np.ma.array([1, -999, 3], mask=[0, 1, 0]),
+        "listed": lambda: [np.ma.masked, np.float64(2)],
+        "whole": lambda: np.ma.array([1, 2]),
+        "long": lambda: np.longdouble(0.5),
+        "sparse": lambda: torch.eye(2).to_sparse(),
+    }
+    found = final(make_mlps(1), [gaussian(0)], grabs).grabs
+    np.testing.assert_array_equal(found["masked"], [[1, np.nan, 3]])
+    np.testing.assert_array_equal(found["listed"], [[np.nan, 2]])
+    assert found["whole"].tolist() == [[1, 2]]
+    assert (found["long"].tolist(), found["long"].dtype) == ([0.5], np.float64)
+    assert found["sparse"].tolist() == [[[1, 0], [0, 1]]]
+
+
 def test_a_trace_that_cannot_fit_is_refused_and_a_large_one_read_back_early(
     gaussian, make_mlps, monkeypatch, same
 ):

@@ -186,6 +186,7 @@ def test_any_real_number_is_a_value(metric):
 @pytest.mark.parametrize(
     ("metric", "got"),
     [
+        (lambda output, y: np.ma.masked, r"gave a masked value for output \(8, 1\)"),
         (lambda output, y: output - y, r"gave shape \(8, 1\) of float32 for output \(8, 1\)"),
         (lambda output, y: "high", "gave str 'high'"),
         (lambda output, y: None, "gave NoneType None"),
