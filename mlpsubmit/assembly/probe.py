@@ -96,6 +96,7 @@ def probe(sweep: Sweep) -> None:
             raise SpecError(error for error in dict.fromkeys(errors) if error not in told)
         for hyperparameters in _scaled_differently(sweep):
             warn_of_missing_theory([hyperparameters])
+    _warn_of_early_stops(sweep)
 
 
 def _probe_configs(sweep: Sweep) -> None:
@@ -225,6 +226,31 @@ def _warn_of_unused(sweep: Sweep, given: Collection[str]) -> None:
             f"{', '.join(sorted(known))}",
             stacklevel=2,
         )
+
+
+def _warn_of_early_stops(sweep: Sweep) -> None:
+    """Warn where the default thresholds on the train loss may stop configs before others are met.
+
+    Then the steps to those would be "never", of a training that nobody meant to end.
+    """
+    given = sweep.base.model_fields_set.union(*(axis.names for axis in sweep.product.axes))
+    asked = {
+        name: own
+        for values in values_of(sweep, "metric_thresholds")
+        for name, own in values.items()
+        if own
+    }
+    if not asked or not given.isdisjoint({"loss_checkpoints", "percent_thresholds", "stop_on"}):
+        return
+    name, thresholds = next(iter(asked.items()))
+    last = min(sweep.base.thresholds)
+    warnings.warn(
+        f"METRIC_THRESHOLDS: a config stops once its train loss is below {last:g}, the default of "
+        f"LOSS_CHECKPOINTS, even if {name} has not crossed {thresholds[-1]:g}; write "
+        f"LOSS_CHECKPOINTS=[] to train on, STOP_ON={name!r} to stop there, or "
+        "STOP_ON='train_loss' if this is meant",
+        stacklevel=2,
+    )
 
 
 def _smaller(hyperparameters: Hyperparameters) -> dict[str, int]:

@@ -230,7 +230,7 @@ def test_a_selector_that_matches_nothing(mlpsubmit: Command, workplace: Path, co
     assert refused.code == 2
 
     refused = mlpsubmit(command, ".")
-    assert ".: is not a run (it has no sweep.json and plan.json)" in refused.err
+    assert f"{workplace}: is not a run (it has no sweep.json and plan.json)" in refused.err
     assert refused.code == 2
     assert sorted(path.name for path in workplace.iterdir()) == ["small.py"]
 

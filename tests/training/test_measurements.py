@@ -321,3 +321,20 @@ def test_a_trace_keeps_last_batches_only_where_a_config_may_stop_between_grabs(
     assert steps_kept(GRAB_EVERY=2, LOSS_CHECKPOINTS=[]) == 0
     assert steps_kept(weight, GRAB_EVERY=2, LOSS_CHECKPOINTS=never) == 0
     assert steps_kept(GRAB_EVERY=2, LOSS_CHECKPOINTS=never, ONLINE=False) == 0
+
+
+def test_a_column_that_meets_a_vector_is_told(gaussian, make_mlps):
+    def residual(model, X_tr, y_tr):
+        return (model(X_tr) - y_tr).norm()
+
+    def meant(model, X_tr, y_tr):
+        f, column = model(X_tr).flatten(), model(X_tr)
+        pairs = y_tr[:, None] - y_tr, f[:, None] * y_tr[None, :], column - y_tr[:, None]
+        by_vmap = torch.vmap(lambda one: (one * f - y_tr).sum())(f)
+        return sum(one.norm() for one in pairs) + by_vmap.sum()
+
+    text = r"grab 'r': an operation on shapes \((\d+), 1\) and \(\1,\) gives a number for each pair"
+    with pytest.warns(UserWarning, match=text) as told:
+        final(make_mlps(2), [gaussian(0)] * 2, {"r": residual, "other": meant})
+    assert len(told) == 1
+    final(make_mlps(1), [gaussian(0)], {"meant": meant})
