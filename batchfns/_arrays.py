@@ -86,8 +86,8 @@ def sample(
         return _fixed_rows(X_all, y_all, bsz, gen) if bsz < len(X_all) else fixed(X_all, y_all)
     if split == "test" and not online:
         raise SpecError(
-            "sample: offline training needs a test set, and there is none; give X_test and y_test, "
-            "for example arrays(X, y, X_test, y_test)"
+            "sample: offline training evaluates a test set, and there is none; give X_test and "
+            "y_test, for example arrays(X, y, X_test, y_test), or set N_TEST=0 to train without"
         )
     X_all, y_all = pair_on_device("sample", X_train, y_train, "train", gen.device)
     n = len(X_all)
@@ -124,7 +124,7 @@ def arrays(
     Args:
         X: (n, ...) training inputs, of numpy or torch.
         y: (n,) or (n, d_out) training targets.
-        X_test: (m, ...) inputs of the test set, which offline training needs.
+        X_test: (m, ...) inputs of the test set, which offline training needs unless N_TEST=0.
         y_test: (m,) or (m, d_out) its targets.
 
     Raises:

@@ -249,7 +249,7 @@ def _stacks(
     grabs = named_grabs(sweep)
     distinct = {id(entry): entry for entry in entries}.values()
     guards = [Guard(arrays_of(entry), sampled=True) for entry in distinct]
-    needs_test = any(map(_needs_test, grabs.values()))
+    measures_test = any(map(_needs_test, grabs.values()))
     needs_model0 = any(takes_all(grab) or "model0" in declared(grab) for grab in grabs.values())
     shared: dict[bytes, SharedBatches] = {}
     stacks: dict[Any, StackInputs] = {}
@@ -267,6 +267,9 @@ def _stacks(
                 SharedBatches(sweep.batchfn, context, seeds, device),
             )
             first = batches.first
+            if hyperparameters.n_test == 0:
+                _refuse_without_test_set(grabs)
+            needs_test = measures_test and hyperparameters.n_test > 0
             test_fn = batches.test if needs_test or hyperparameters.test_every else None
             network = _Network.of(sweep, config, context, first)
             own = network.signature() if len(configs) > 1 else None  # one is like itself
@@ -346,6 +349,16 @@ def _shapes(tensors: Any) -> tuple[Any, ...]:
 def _needs_test(grab: Callable[..., Any]) -> bool:
     """Return whether a grab takes the test set."""
     return takes_all(grab) or not declared(grab).isdisjoint({"X_te", "y_te"})
+
+
+def _refuse_without_test_set(grabs: Mapping[str, Callable[..., Any]]) -> None:
+    """Refuse grabs that declare the test set, where N_TEST=0."""
+    taking = [n for n, grab in grabs.items() if not declared(grab).isdisjoint({"X_te", "y_te"})]
+    if taking:
+        raise SpecError(
+            f"grab {taking[0]!r} takes the test set (X_te, y_te), and N_TEST=0 is none; set "
+            "N_TEST, or measure on X_tr and y_tr"
+        )
 
 
 def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:

@@ -52,7 +52,7 @@ def warn_of_shared_samples(
     if np.array_equal(samples, samples_test):
         text = (
             "its test set is its training set, and so the test loss no other; declare split, and "
-            "return other samples where it is 'test'"
+            "return other samples where it is 'test', or set N_TEST=0 to train without a test set"
         )
     elif np.isin(samples_test, samples).all():
         text = (

@@ -32,6 +32,7 @@ from mlpsubmit.spec.setting_types import (
     Positive,
     Schedule,
     Size,
+    SizeOrNone,
     StringKeyedDict,
     Thresholds,
     WeightSchedule,
@@ -119,7 +120,7 @@ class Hyperparameters(BaseModel):
     online: Flag = _field(True, "a fresh batch every step, or one fixed training set")
     n_samples: Size = _field(1024, "batch size online, training-set size offline")
     n_train: Size = _field(4000, "how many training samples exist to draw from")
-    n_test: Size = _field(10_000, "size of the test set")
+    n_test: SizeOrNone = _field(10_000, "size of the test set; 0: there is none")
     num_trials: Count = _field(1, "the axis trial is range(NUM_TRIALS)")
     max_iter: Annotated[int, integer(1), at_most(10**12)] = _field(
         100_000, "gradient steps at most"
@@ -268,8 +269,10 @@ class Hyperparameters(BaseModel):
     def test_every(self) -> int | str | None:
         """The schedule of the test loss and test metrics; None if they are not evaluated.
 
-        That is online without EVAL_EVERY, unless one of them has thresholds.
+        That is with N_TEST=0; and online without EVAL_EVERY, unless one of them has thresholds.
         """
+        if self.n_test == 0:
+            return None
         asked = any(key.startswith("test_") for key in self.metric_thresholds)
         return 1 if self.eval_every is None and (asked or not self.online) else self.eval_every
 

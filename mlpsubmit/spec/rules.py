@@ -88,6 +88,21 @@ def _warmup_errors(lr_schedule: Any, warmup_steps: int, max_iter: int) -> list[s
     return []
 
 
+def _test_set_errors(
+    n_test: int, eval_every: Any, metric_thresholds: Mapping[str, Any]
+) -> list[str]:
+    asking = [] if eval_every is None else [f"EVAL_EVERY={eval_every!r}"]
+    asking += [
+        f"METRIC_THRESHOLDS of {key}" for key in metric_thresholds if key.startswith("test_")
+    ]
+    if n_test > 0 or not asking:
+        return []
+    return [
+        f"N_TEST: got 0, which is no test set, with {' and '.join(asking)}; leave out what "
+        "is to be evaluated, or set N_TEST"
+    ]
+
+
 def _given(_: Any) -> tuple[float, ...]:
     return ()  # thresholds, whichever: they are not None
 
@@ -100,6 +115,7 @@ RULES = (
     Rule(_threshold_errors, {"loss_checkpoints": _given, "percent_thresholds": _given}),
     Rule(_nesterov_errors, {"optimizer": _with_momentum}),
     Rule(_warmup_errors),
+    Rule(_test_set_errors, {"metric_thresholds": thresholds_in}),
     Rule(key_errors, {"metrics": names_in, "metric_thresholds": thresholds_in}),
     Rule(stop_on_errors, {"metric_thresholds": thresholds_in}),
     Rule(kwargs_errors),

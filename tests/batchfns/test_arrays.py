@@ -82,7 +82,9 @@ def test_without_a_test_set_online_tests_on_the_population_and_offline_refuses()
     X, y = draw(100, split="test")(0)
     assert len(X) == 100
     assert min(rows(y)) >= 0
-    with pytest.raises(SpecError, match=r"offline training needs a test set, and there is none; "):
+    with pytest.raises(
+        SpecError, match=r"offline training evaluates a test set, and there is none; "
+    ):
         draw(5, online=False, split="test")
 
 
