@@ -32,8 +32,11 @@ NO_CONTENT = (
     "functions, but no open files, locks or generators: make those inside a function"
 )
 
-#: What a setting is of, if not of an optimizer.
-_USERS = {"lr_final_factor": "LR_SCHEDULE"}
+#: Why no result depends on a setting, if it is not one of optimizers.
+_WHY_UNUSED = {
+    "lr_final_factor": "no LR_SCHEDULE of the spec uses LR_FINAL_FACTOR",
+    **dict.fromkeys(("record_every", "grab_every"), "ONLYTHRESHOLDS=True keeps final values alone"),
+}
 
 
 def split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -128,8 +131,9 @@ def _check_results_depend(
     if idle := [name for name in names if name in hp.UNSWEPT]:
         raise SpecError(f"no result depends on {idle[0].upper()}; give it as one value")
     if idle := [name for name in names if name in unused]:
-        user = _USERS.get(idle[0], "optimizer")
-        raise SpecError(f"no {user} of the spec uses {idle[0].upper()}, so no result depends on it")
+        of_optimizers = f"no optimizer of the spec uses {idle[0].upper()}"
+        why = _WHY_UNUSED.get(idle[0], of_optimizers)
+        raise SpecError(f"{why}, so no result depends on it")
     if "n_train" in names and not accepted.errors and not accepted.takes("n_train"):
         raise SpecError(
             "no function of the spec takes N_TRAIN, so no result depends on it; data recipes such "

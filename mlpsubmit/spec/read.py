@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpsubmit.arguments import function_name
+from mlpsubmit.arguments import function_name, parse_bool
 from mlpsubmit.batchfns.recipe import as_recipe
 from mlpsubmit.errors import SpecError, collected, shown
 from mlpsubmit.results.labels import ON_AXIS, Labels, labels_of
@@ -33,7 +33,7 @@ from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.mlp_settings import settings_of_mlp
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Product
-from mlpsubmit.spec.rules import RULES, unused
+from mlpsubmit.spec.rules import RULES, untraced, unused
 
 __all__ = [
     "VALID_NAME",
@@ -254,13 +254,17 @@ def _values(axes: Mapping[Any, Any], settings: Mapping[str, Any], name: str) -> 
 
 
 def _unused(axes: Mapping[Any, Any], settings: Mapping[str, Any]) -> frozenset[str]:
-    """Return the hyperparameters that no optimizer and no schedule of the spec uses."""
+    """Return the hyperparameters that no result depends on, with the other settings of the spec."""
     users = []
     for name in ("optimizer", "lr_schedule"):
         default = Hyperparameters.model_fields[name].default
         given = _values(axes, settings, name) or [default]
         users.append([value.lower() if isinstance(value, str) else value for value in given])
-    return unused(*users)
+    if not all(map(parse_bool, _values(axes, settings, "onlythresholds"))):  # True by default
+        return unused(*users)
+    of_metrics = ("metrics", "metric_thresholds")
+    measures = any(bool(_values(axes, settings, name)) for name in of_metrics)
+    return unused(*users) | untraced(measures)
 
 
 # ---- settings ------------------------------------------------------------------------------------

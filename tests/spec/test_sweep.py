@@ -968,6 +968,20 @@ def test_a_setting_that_no_optimizer_of_an_axis_uses():
     assert len(make(schedules, LR_FINAL_FACTOR=0.1)) == 2
 
 
+@pytest.mark.parametrize("name", ["GRAB_EVERY", "RECORD_EVERY"])
+def test_settings_of_traces_need_a_config_with_traces(name):
+    text = f"axis {name}: ONLYTHRESHOLDS=True keeps final values alone, so no result depends on it"
+    axis = {name: [1, 10]}
+    assert errors_of(make, axis) == errors_of(make, axis, ONLYTHRESHOLDS="yes") == [text]
+    traces = {"ONLYTHRESHOLDS": [True, False]}
+    assert len(make(axis, ONLYTHRESHOLDS=False)) == len(make(traces, **{name: 10})) == 2
+    assert len(make({("ONLYTHRESHOLDS", name): [(True, 1), (False, 10)]})) == 2
+    assert errors_of(make, {"LR": [0.1, 1]}, **{name: 10})[0].startswith(f"{name}: got 10, which")
+    with_traces = make({"LR": [0.1, 1]}, ONLYTHRESHOLDS=False, **{name: 10})
+    assert with_traces.overridden({"ONLYTHRESHOLDS": True}).base.onlythresholds
+    assert len(make({"RECORD_EVERY": [1, 10]}, METRICS=["r2"])) == 2
+
+
 def test_an_optimizer_may_be_spelt_in_any_case():
     assert len(make({"BETAS": [(0.9, 0.99), (0.8, 0.99)]}, OPTIMIZER="Adam")) == 2
 
