@@ -14,7 +14,7 @@ import numpy as np
 
 from mlpsubmit.arguments import function_name, parse_bool
 from mlpsubmit.batchfns.recipe import as_recipe
-from mlpsubmit.errors import SpecError, collected, shown
+from mlpsubmit.errors import SpecError, collected, shown, uncalled
 from mlpsubmit.results.labels import ON_AXIS, Labels, labels_of
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.accepted import POSITIONAL, Accepted, accepted_names, position_errors
@@ -103,9 +103,9 @@ def read(
         SpecError: listing every error at once.
     """
     data = as_recipe(data)
-    errors = _name_errors(name) + _function_errors(batchfn, data, grabs, where)
-    own = grabs.items() if isinstance(grabs, Mapping) else ()
-    all_grabs = _named_grabs(settings, errors) | {n: g for n, g in own if isinstance(n, str)}
+    errors = _name_errors(name) + _function_errors(batchfn, data, where)
+    grabs = _own_grabs(grabs, errors)
+    all_grabs = _named_grabs(settings, errors) | grabs
     candidates = [batchfn, data, *all_grabs.values()]
     candidates += _values(axes, settings, "model")
     functions = [function for function in candidates if callable(function)]
@@ -152,7 +152,7 @@ def _name_errors(name: Any) -> list[str]:
     ]
 
 
-def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[str]:
+def _function_errors(batchfn: Any, data: Any, where: Any) -> list[str]:
     errors: list[str] = []
     if batchfn is None:
         errors.append(
@@ -161,37 +161,51 @@ def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[st
         )
     for place, function in {"batchfn": batchfn, "data": data, "where": where}.items():
         if function is not None and not callable(function):
-            errors.append(f"{place}: got {function!r}; should be a function")
-    return errors + _grab_errors(grabs)
-
-
-def _grab_errors(grabs: Any) -> list[str]:
-    if not isinstance(grabs, Mapping):
-        return [
-            f"grabs: got {grabs!r:.80}; should be a mapping of names to functions, as in "
-            "grabs={'sharpness': sharpness}"
-        ]
-    errors: list[str] = []
-    for name, grab in grabs.items():
-        if not isinstance(name, str):
-            errors.append(f"grabs: got the name {shown(name)}; a name should be a string")
-        if not callable(grab):
-            by_name = f" (by its name: OTHER_MODEL_GRABS={{'mine': {grab!r}}})"
-            hint = by_name if isinstance(grab, str) else ""
-            errors.append(f"grabs[{name!r}]: got {grab!r}; should be a function{hint}")
+            hint = uncalled(function, f"{place}={_EXAMPLES[place]}")
+            errors.append(f"{place}: got {shown(function)}; should be a function{hint}")
     return errors
+
+
+_EXAMPLES = {"batchfn": "my_batches", "data": "load", "where": "kept"}
+
+
+def _own_grabs(grabs: Any, errors: list[str]) -> dict[str, Callable[..., Any]]:
+    """Return the functions of grabs=; the errors of all others go into a list."""
+    if not isinstance(grabs, Mapping):
+        errors.append(
+            f"grabs: got {shown(grabs)}; should be a mapping of names to functions, as in "
+            "grabs={'sharpness': sharpness}"
+        )
+        return {}
+    errors += [
+        f"grabs: got the name {shown(name)}; a name should be a string"
+        for name in grabs
+        if not isinstance(name, str)
+    ]
+    named = {name: grab for name, grab in grabs.items() if isinstance(name, str)}
+    return _functions("grabs", named, errors)
 
 
 def _named_grabs(settings: Mapping[str, Any], errors: list[str]) -> dict[str, Callable[..., Any]]:
     """Return the grabs of OTHER_MODEL_GRABS; the errors of all others go into a list."""
+    found: dict[str, Callable[..., Any]] = {}
+    for mapping in _given(settings, "other_model_grabs"):
+        if isinstance(mapping, Mapping):
+            found |= _functions("OTHER_MODEL_GRABS", mapping, errors)
+    return found
+
+
+def _functions(
+    place: str, grabs: Mapping[Any, Any], errors: list[str]
+) -> dict[str, Callable[..., Any]]:
+    """Return grabs of which some are given by the names of the library's."""
     from mlpsubmit.grabs import by_name
 
-    grabs = {}
-    for mapping in _given(settings, "other_model_grabs"):
-        for alias, grab in mapping.items() if isinstance(mapping, Mapping) else ():
-            with collected(errors, f"OTHER_MODEL_GRABS[{alias!r}]: "):
-                grabs[alias] = grab if callable(grab) else by_name(grab)
-    return grabs
+    functions = {}
+    for name, grab in grabs.items():
+        with collected(errors, f"{place}[{shown(name)}]: "):
+            functions[name] = grab if callable(grab) else by_name(grab)
+    return functions
 
 
 def grab_labels(
@@ -286,7 +300,7 @@ def _split_settings(
             canonical = accepted.canonical(name)
             if canonical in axis_names:
                 errors.append(
-                    f"{name}: is an axis and also fixed to {value!r}; keep one of the two"
+                    f"{name}: is an axis and also fixed to {shown(value)}; keep one of the two"
                 )
             elif canonical in Hyperparameters.model_fields:
                 hyperparameters[name] = value
@@ -324,7 +338,7 @@ def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
         if not (listed and canonical and message.startswith(f"{canonical.upper()}: ")):
             continue
         if not _is_valid(canonical, value) and all(_is_valid(canonical, one) for one in value):
-            return f"{message}; to sweep over it, write axes={{{name!r}: {value!r}}}"
+            return f"{message}; to sweep over it, write axes={{{name!r}: {shown(value)}}}"
     return message
 
 

@@ -94,7 +94,8 @@ FITTING = {
     "BETAS": {"OPTIMIZER": "adam"},
     "EPS": {"OPTIMIZER": "adam"},
     "LR_FINAL_FACTOR": {"LR_SCHEDULE": "linear"},
-    **dict.fromkeys(("RECORD_EVERY", "GRAB_EVERY"), {"ONLYTHRESHOLDS": False}),
+    "RECORD_EVERY": {"ONLYTHRESHOLDS": False},
+    "GRAB_EVERY": {"ONLYTHRESHOLDS": False},
 }
 
 
@@ -568,8 +569,8 @@ def test_settings_of_traces_need_traces():
     assert errors_of(validate, {**settings, "METRICS": ["r2"]}) == [of_grabs]
     assert errors_of(validate, {**settings, "METRIC_THRESHOLDS": {"train_r2": 0.5}}) == [of_grabs]
     assert validate({"RECORD_EVERY": 1, "GRAB_EVERY": 1}).onlythresholds
-    for given in (False, True):
-        assert validate({**settings, "ONLYTHRESHOLDS": given}).grab_every == 100
+    for said in (False, True):
+        assert validate({**settings, "ONLYTHRESHOLDS": said}).grab_every == 100
 
 
 def test_settings_that_ask_for_nothing_are_no_settings_that_nothing_uses():
