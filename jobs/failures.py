@@ -21,7 +21,8 @@ class RowsFailure:
     Attributes:
         rows: of the configs.
         error: the exception, or the end of the process, in one line.
-        traceback: of the exception; empty of one of ours, whose text says it all.
+        traceback: of the exception; empty of one of ours without a line of the user's: its text
+            says it all.
         where: the last line of the user's code in the traceback: ``spec.py:12 in batch_fn``.
         line: its text.
         killed: whether the configs killed their process.
@@ -38,7 +39,7 @@ class RowsFailure:
     def of(cls, error: BaseException, rows: Sequence[int]) -> RowsFailure:
         """Return the failure of rows whose training raised an exception."""
         where, line = _place(error)
-        says_all = isinstance(error, UserError) and error.__cause__ is None and not where
+        says_all = isinstance(error, UserError) and not where  # else the lines are all our own
         text = "" if says_all else "".join(traceback.format_exception(error))
         return cls(list(rows), error_text(error), text, where, line)
 
