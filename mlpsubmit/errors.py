@@ -43,6 +43,7 @@ __all__ = [
     "explained",
     "shown",
     "uncalled",
+    "unreturned",
     "validation_errors",
 ]
 
@@ -144,6 +145,12 @@ def uncalled(value: Any, example: str) -> str:
     """
     is_plain = value is None or isinstance(value, (bool, int, float, str))
     return "" if is_plain else f", without parentheses: {example}"
+
+
+def unreturned(value: Any, otherwise: str = "") -> str:
+    """Return what to try where a function returned a value, as the end of a message."""
+    hint = "return it: a function without return gives None" if value is None else otherwise
+    return hint and f"; {hint}"
 
 
 def error_text(error: BaseException) -> str:

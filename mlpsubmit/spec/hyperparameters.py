@@ -433,6 +433,11 @@ _ELSEWHERE = {
     **dict.fromkeys(("net", "network", "architecture"), "MODEL"),
     **dict.fromkeys(("dtype", "default_dtype"), "PRECISION"),
     **dict.fromkeys(("device", "gpus"), "DEVICES"),
+    **dict.fromkeys(("axis", "sweep", "params", "grid"), "axes="),
+    **dict.fromkeys(("batch_fn", "batch_function"), "batchfn="),
+    **dict.fromkeys(("dataset", "datasets"), "data="),
+    **dict.fromkeys(("grab", "measure", "measurements", "callbacks"), "grabs="),
+    **dict.fromkeys(("filter", "condition"), "where="),
 }
 
 

@@ -38,6 +38,7 @@ from mlpsubmit.spec.rules import RULES, untraced, unused
 __all__ = [
     "VALID_NAME",
     "Spec",
+    "as_override",
     "grab_labels",
     "misfits",
     "read",
@@ -130,7 +131,7 @@ def read(
         labels = grab_labels(all_grabs, product, arguments)
     first = {**hyperparameters, **_at_first(product)}
     with collected(errors):
-        base = _base(first, product, unread)
+        base = _base(first, product, unread, replaced)
         errors += _conflicts(functions, replaced, base, arguments, product)
     if where is None:  # else the sweep checks what it keeps
         errors += misfits(product, *hp.parsed(first), unread)
@@ -316,21 +317,25 @@ def _at_first(product: Product) -> dict[str, Any]:
     return {name: value for name, value in product.point(0).items() if name in fields}
 
 
-def _base(values: Mapping[str, Any], product: Product, unread: Collection[str]) -> Hyperparameters:
+def _base(
+    values: Mapping[str, Any], product: Product, unread: Collection[str], replaced: Collection[str]
+) -> Hyperparameters:
     """Return the hyperparameters at the first point of the product.
 
     Args:
         values: those that the spec sets, at this point.
         unread: names on axes that have errors.
+        replaced: names of settings that overrides replaced.
     """
     on_axes = {name: axis.values(name) for axis in product.axes for name in axis.names}
     try:
         return hp.validate(values, {**dict.fromkeys(unread, ()), **on_axes})
     except SpecError as error:
-        raise SpecError([_with_axis_hint(message, values) for message in error.errors]) from None
+        errors = [_with_axis_hint(message, values, replaced) for message in error.errors]
+        raise SpecError(errors) from None
 
 
-def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
+def _with_axis_hint(message: str, values: Mapping[str, Any], replaced: Collection[str]) -> str:
     """Add how to write an axis, where the error is a list of values in the place of one."""
     for name, value in values.items():
         canonical = hp.canonical_name(name)
@@ -338,8 +343,15 @@ def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
         if not (listed and canonical and message.startswith(f"{canonical.upper()}: ")):
             continue
         if not _is_valid(canonical, value) and all(_is_valid(canonical, one) for one in value):
-            return f"{message}; to sweep over it, write axes={{{name!r}: {shown(value)}}}"
+            axes = f"axes={{{name!r}: {shown(value)}}}"
+            how = as_override(canonical.upper(), value) if canonical in replaced else axes
+            return f"{message}; to sweep over it, write {how}"
     return message
+
+
+def as_override(name: str, values: Iterable[Any]) -> str:
+    """Return how a list is written on a command line, where spaces part arguments."""
+    return f"{name}=[{','.join(map(shown, values))}]"
 
 
 def _is_valid(name: str, value: Any) -> bool:

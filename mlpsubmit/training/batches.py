@@ -407,7 +407,9 @@ class Batches:
                 self._refuse(function, got, f"{self.d_in}, as in the X that MODEL is made for")
             valid = "X (n, ...) that MODEL takes, or a MODEL that takes it"
             if was_integer or _WANTS_INTEGERS in why:
-                valid += f"; X becomes {_dtype(X)}: where MODEL needs integers, write X.long() in it"
+                valid += (
+                    f"; X becomes {_dtype(X)}: where MODEL needs integers, write X.long() in it"
+                )
             self._refuse(function, f"{got}, on which the model fails ({why})", valid, error)
         self.d_in = self.d_in or X[0].numel()
         return tuple(output.shape[1:])

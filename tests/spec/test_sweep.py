@@ -535,6 +535,8 @@ class Lock:
             "(did you mean 'width'?)",
         ),
         ({"nois": [4]}, "(did you mean 'noise'?)"),
+        ({"axis": [4]}, "(here it is axes=)"),
+        ({"batch_fn": [4]}, "(here it is batchfn=)"),
         ({3: [4]}, "axis 3: a name should be a string"),
         ({"WIDTH": []}, "axis WIDTH: has no values; give at least one or leave it out"),
         ({"WIDTH": 4}, "axis WIDTH: got 4; should be a list of values, as in [4]"),

@@ -97,8 +97,8 @@ def test_a_test_set_of_another_width_is_refused(settings, model):
     text = r"test batch function .* gave X of shape \(6, 5\), "
     known = isinstance(model, MLP) or settings is OFFLINE
     text += "5 inputs per sample; expected 3, as in the X" if known else "on which the model fails"
+    settings = settings | {"PARAMETRIZATION": "sp"}
     with pytest.raises(BatchError, match=text):
-        settings = settings | {"PARAMETRIZATION": "sp"}
         train([copy.deepcopy(model)], [named(X, X[:, 0])], settings, test_fns=[wide])
 
 
