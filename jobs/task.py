@@ -351,7 +351,7 @@ class _Task:
             raise
         except Exception as error:  # outside of the training of its parts, which handles its own
             failure = RowsFailure.of(error, range(size))
-            echo(f"pack {pack.name}: failed\n{failure.traceback}")
+            echo(f"pack {pack.name}: failed\n{failure.traceback or failure.error}")
             on_failure = self.context.on_failure
             outcome = PackOutcome(None, [failure], stopped=on_failure is not None)
             if on_failure is not None:

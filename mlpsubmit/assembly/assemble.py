@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,6 +240,19 @@ def assemble(
         return _stacks(sweep, configs, entries, device, on_failure)
 
 
+@contextlib.contextmanager
+def _naming_unread(sweep: Sweep, entry: Mapping[str, Any]) -> Iterator[None]:
+    """Name the data entries that no function takes, where a batch function may be missing them."""
+    try:
+        yield
+    except SpecError as error:
+        unread = sorted(name for name in entry if not sweep.accepted.takes(name))
+        if not unread:
+            raise
+        hint = f"no function of the spec takes the data entries {', '.join(unread)}"
+        raise SpecError([f"{message}; {hint}" for message in error.errors]) from error
+
+
 def _stacks(
     sweep: Sweep,
     configs: Sequence[Config],
@@ -266,11 +280,12 @@ def _stacks(
                 sharing_key(sweep.batchfn, context, entry, seeds.train),
                 SharedBatches(sweep.batchfn, context, seeds, device),
             )
-            first = batches.first
             if hyperparameters.n_test == 0:
                 _refuse_without_test_set(grabs)
             needs_test = measures_test and hyperparameters.n_test > 0
-            test_fn = batches.test if needs_test or hyperparameters.test_every else None
+            with _naming_unread(sweep, entry):
+                first = batches.first
+                test_fn = batches.test if needs_test or hyperparameters.test_every else None
             network = _Network.of(sweep, config, context, first)
             own = network.signature() if len(configs) > 1 else None  # one is like itself
             key = (own, _shapes(first), test_fn and _shapes(test_fn(0)))

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from mlpsubmit.arguments import call, declared, function_name, pick
+from mlpsubmit.arguments import call, declared, function_name, most_by_position, pick
 from mlpsubmit.assembly.shared_samples import warn_of_shared_samples
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn, LooksAhead
@@ -290,6 +290,11 @@ def _made(batchfn: Callable[..., Any], offered: Mapping[str, Any]) -> BatchFn:
         raise SpecError(
             f"batchfn {function_name(batchfn)}: returned {type(batch_fn).__name__}; a batch "
             "function should return a function batch_fn(step) -> (X, y)"
+        )
+    if most_by_position(batch_fn) < 1:
+        raise SpecError(
+            f"batchfn {function_name(batchfn)}: returned {function_name(batch_fn)}(), which does "
+            "not take step; it should be a function of the step, as in lambda step: (X, y)"
         )
     made: BatchFn = batch_fn
     return made

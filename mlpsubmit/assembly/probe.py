@@ -20,6 +20,7 @@ from mlpsubmit.assembly.batch_streams import (
     offered_settings,
     settings_of,
 )
+from mlpsubmit.assembly.build_model import check_outputs
 from mlpsubmit.assembly.probe_packing import warn_of_single_configs
 from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, collected, did_you_mean, error_text
@@ -28,7 +29,7 @@ from mlpsubmit.spec.accepted import POSITIONAL
 from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.keys import values_of
-from mlpsubmit.spec.libraries import user_frames
+from mlpsubmit.spec.libraries import missing_file, user_frames
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.global_state import global_state_kept
@@ -113,9 +114,11 @@ def _probe_configs(sweep: Sweep) -> None:
         with _errors_of_functions(config):
             _check_lr_schedule(sweep, config, entry or {})
         if entry is None:
+            check_outputs(hyperparameters)
             continue
-        for grab in measured.values():
-            pick(grab, {**offered_settings(sweep, config), **entry, **dict.fromkeys(SUPPLIED)})
+        offered = {**offered_settings(sweep, config), **entry, **dict.fromkeys(SUPPLIED)}
+        for name, grab in measured.items():
+            pick(grab, offered, f"grab {name!r}")
         small = all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
         with_grabs = bool(measured) and small
         sizes: dict[str, Any] = {} if with_grabs else _smaller(hyperparameters)
@@ -268,8 +271,8 @@ def _probed(sweep: Sweep) -> Iterator[Config]:
             if name not in PROBED:
                 taken = name in sweep.accepted.declared | sweep.accepted.of_mlp
                 values = _choices(values) if taken else []
-            for value in values[1:]:
-                yield first.replaced(**{name: value})
+            for point in axis.points[1 : len(values)]:  # whole: values that are zipped may not fit
+                yield first.replaced(**dict(zip(axis.names, point, strict=True)))
 
 
 def _scaled_differently(sweep: Sweep) -> Iterator[Hyperparameters]:
@@ -410,7 +413,7 @@ def _errors_of_functions(config: Config) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, EndOfSpec):
         raise
     except BaseException as error:
-        text = error_text(error)
+        text = error_text(error) + missing_file(error)
         place = ""
         for frame in user_frames(error.__traceback__):
             place = f" at {frame.filename}, line {frame.lineno}"

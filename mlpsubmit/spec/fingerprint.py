@@ -11,6 +11,7 @@ Python, so hashes do too.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import copyreg
 import functools
 import hashlib
@@ -124,6 +125,10 @@ def _entries(values: Iterable[Any]) -> list[Any]:
     if len(entries) > MOST_ENTRIES:
         raise TypeError(f"a {type(values).__name__} of more than {MOST_ENTRIES:,} values")
     return entries
+
+
+class _NoContent(TypeError):
+    """A value of a function that has no content, with the name by which the function uses it."""
 
 
 class _Encoder:
@@ -418,13 +423,27 @@ class _Encoder:
             self.uses(function)
 
     def closure(self, function: types.FunctionType) -> None:
-        for cell in function.__closure__ or ():
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
             try:
                 content = cell.cell_contents
             except ValueError:  # a recursive function whose own cell is still empty
                 self.tag("empty")
             else:
-                self.add(content)
+                with self.naming(name):
+                    self.add(content)
+
+    @contextlib.contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Tell in errors by which name the function being encoded uses what has no content."""
+        place = self.place
+        try:
+            yield
+        except _NoContent:  # of a function that it uses
+            raise
+        except TypeError as error:
+            raise _NoContent(f"{error}: {name}, which {place} uses") from error
 
     def uses(self, function: types.FunctionType) -> None:
         """Encode the globals that a function uses and the modules that it imports."""
@@ -435,7 +454,8 @@ class _Encoder:
             if name in values:
                 self.tag("global", name.encode())
                 for path in sorted(paths[name]):
-                    self.used(code, name, path, values)
+                    with self.naming(".".join((name, *path))):
+                        self.used(code, name, path, values)
         if {"dir", "locals", "vars"} & set(paths):  # local names matter to these
             self.add([part.co_varnames for part in bytecode.nested(code)])
         self.unseen += [f"{self.place} uses {name}" for name in objects.unseen_attributes(code)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import UserError, unreturned
 from mlpsubmit.masked import is_masked, with_nan
 from mlpsubmit.results.grab_arrays import result_name
 from mlpsubmit.results.labels import Labels, mismatch
@@ -176,7 +176,7 @@ def _copied(result: Any, where: str, under: str = "") -> Tensor | Array:
     """Return a copy of a result, tensors on their device: it may be a view of the weights."""
     if isinstance(result, Tensor):
         return result.detach().to_dense().clone()
-    cause = None
+    cause, described = None, "None" if result is None else f"{type(result).__name__} {result!r:.80}"
     try:
         array = _array(result)
         if array.dtype.char in "gG":  # longer than what results hold
@@ -186,8 +186,8 @@ def _copied(result: Any, where: str, under: str = "") -> Tensor | Array:
     except (TypeError, ValueError) as error:
         cause = error
     raise GrabError(
-        f"{where} returned {type(result).__name__} {result!r:.80}{under}; valid are numbers, "
-        "arrays, tensors, lists of these in equal shapes, and dictionaries of these"
+        f"{where} returned {described}{under}; valid are numbers, arrays, tensors, lists of these "
+        f"in equal shapes, and dictionaries of these{unreturned(result)}"
     ) from cause
 
 

@@ -63,7 +63,10 @@ def resolve(
     """
     reserved = dict.fromkeys(GRAB_ARGUMENTS)
     return [
-        {name: frozenset(pick(grab, {**context, **reserved})) for name, grab in grabs.items()}
+        {
+            name: frozenset(pick(grab, {**context, **reserved}, f"grab {name!r}"))
+            for name, grab in grabs.items()
+        }
         for context in contexts
     ]
 

@@ -179,6 +179,7 @@ def test_every_setting_that_results_depend_on_counts():
     fitting = {"optimizer_kwargs": {"optimizer": "Adadelta"}}
     fitting |= {name: {"optimizer": "adam"} for name in ("betas", "eps")}
     fitting |= {"lr_final_factor": {"lr_schedule": "linear"}}
+    fitting |= {name: {"onlythresholds": False} for name in ("record_every", "grab_every")}
     found = {key(**{name: OTHERS.get(name, 3)}, **fitting.get(name, {})) for name in names}
     found |= {key(), key(MOMENTUM=0.5, NESTEROV=True)}
     assert len(found) == len(names) + 2

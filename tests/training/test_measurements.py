@@ -175,7 +175,12 @@ def test_errors_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
             {},
             "grab 'g' of model 0 at step 4 returned set {'a'}; valid are",
         ),
-        (lambda: None, {}, "returned NoneType None; valid are numbers, arrays"),
+        (
+            lambda: None,
+            {},
+            "returned None; valid are numbers, arrays, tensors, lists of these in equal shapes, "
+            "and dictionaries of these; return it: a function without return gives None",
+        ),
         (lambda: 2**53 + 1, {}, "grab 'g' returned the integer 9007199254740993; results hold"),
         (lambda: np.uint64(2**63 + 1), {}, "return it in parts, such as n >> 32 and n & 0xFF"),
         (lambda: torch.tensor([1, -(2**60)]), traces, "returned the integer 1152921504606846976;"),
