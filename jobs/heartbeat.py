@@ -154,9 +154,9 @@ def pack_share(beat: Mapping[str, Any]) -> float:
     """Return the trained fraction of the pack that a heartbeat describes: of all its stacks."""
     if not beat.get("max_iter"):
         return 0.0
-    configs = beat.get("configs", 1)
-    current = beat.get("stack", configs) * beat.get("step", 0) / beat["max_iter"]
-    return float(beat.get("settled", 0) + current) / configs
+    configs = int(beat.get("configs", 1))
+    current: float = beat.get("stack", configs) * beat.get("step", 0) / beat["max_iter"]
+    return (int(beat.get("settled", 0)) + current) / configs
 
 
 class PackHeartbeat:
