@@ -21,9 +21,9 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.stored_weights import WeightsInMemory, weights_digest
 from mlpsubmit.protocol import DIVERGED
 from mlpsubmit.runs.locate import find_run
-from mlpsubmit.runs.manifest import axis_label
 from mlpsubmit.runs.networks import column_of, stored_configs
 from mlpsubmit.runs.selection import axis_values, point, point_text, select, select_one
+from mlpsubmit.runs.value_labels import axis_label
 from mlpsubmit.spec.initial_weights import FromRun, InitialWeights
 from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.sweep import Config, Sweep

@@ -11,7 +11,8 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.runs.selection import select, select_one
 
 SEARCH = {"dimension": "sample", "names": ["lr", "width"], "values": [[0.1, 0.2, 0.2], [8, 8, 16]]}
-TRIAL = {"dimension": "trial", "names": ["trial"], "values": [[0, 1]]}
+SEARCH["hashes"] = [[], []]
+TRIAL = {"dimension": "trial", "names": ["trial"], "values": [[0, 1]], "hashes": [[]]}
 RUN: Any = SimpleNamespace(id="a", sweep={"axes": [SEARCH, TRIAL], "included": None})
 
 
