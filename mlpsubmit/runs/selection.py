@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.display.text import counted
-from mlpsubmit.errors import UserError, did_you_mean
+from mlpsubmit.errors import SpecError, UserError, did_you_mean, shown
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.results.names import clean_text
+from mlpsubmit.results.values import identity
+from mlpsubmit.runs.value_labels import axis_label, value_hash
 from mlpsubmit.spec.hyperparameters import canonical_name
 
-__all__ = ["axis_values", "equals_label", "point", "point_text", "select", "select_one"]
+__all__ = [
+    "axis_values",
+    "equals_label",
+    "point",
+    "point_hashes",
+    "point_text",
+    "select",
+    "select_one",
+]
 
 #: The most configs, and values of an axis, that a message lists.
 _LISTED = 6
@@ -56,6 +68,17 @@ def point(run: RunDirectory, index: int) -> dict[str, Any]:
     }
 
 
+def point_hashes(run: RunDirectory, index: int) -> dict[str, str]:
+    """Return the hashes of these values, empty where the label identifies one."""
+    shape = _shape(run)
+    at = np.unravel_index(index, shape) if shape else ()
+    return {
+        name: hashes[int(place)] if hashes else ""
+        for axis, place in zip(run.sweep["axes"], at, strict=True)
+        for name, hashes in zip(axis["names"], axis["hashes"], strict=True)
+    }
+
+
 def point_text(run: RunDirectory, index: int) -> str:
     """Return the values of a config on the axes as text."""
     values = point(run, index)
@@ -70,19 +93,42 @@ def equals_label(label: Any, wanted: Any) -> bool:
     if isinstance(label, (int, float)) and isinstance(wanted, (int, float)):
         return isinstance(label, bool) == isinstance(wanted, bool) and label == wanted
     name = getattr(wanted, "__name__", None) if callable(wanted) else None
-    return str(label) == str(name or wanted)
+    return clean_text(str(label)) == clean_text(str(name or wanted))
 
 
-def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]:
+def _identities(axis: Mapping[str, Any], name: str) -> list[str]:
+    """Return the hashes of the values by which a point of an axis can be selected."""
+    labels = _labels(axis)[name]
+    hashes = dict(zip(axis["names"], axis["hashes"], strict=True)).get(name) or [""] * len(labels)
+    return [identity(*pair) for pair in zip(labels, hashes, strict=True)]
+
+
+def _fitting(axis: Mapping[str, Any], name: str, wanted: Any, exact: bool) -> NDArray[np.bool_]:
+    """Return which points of an axis have a value; if none has, those with its text."""
+    own = ""
+    with contextlib.suppress(TypeError, SpecError):  # it has no content to compare
+        own = value_hash(wanted)
+    same = np.array([one == own for one in _identities(axis, name)])
+    if exact or same.any():
+        return same
+    return np.array([equals_label(label, wanted) for label in _labels(axis)[name]])
+
+
+def select(
+    run: RunDirectory, selection: Mapping[str, Any], exact: Collection[str] = ()
+) -> NDArray[np.int64]:
     """Return the flat indices of the configs with some values on axes.
 
     Args:
         selection: one value for each of some axes, by name in any spelling.
+        exact: the names of which the value counts, and its text does not.
 
     Raises:
         UserError: listing each name that is no axis, and each value that no config has.
     """
-    known, errors, wanted = axis_values(run), list[str](), dict[str, Any]()
+    known, errors = axis_values(run), list[str]()
+    axes = {name: axis for axis in run.sweep["axes"] for name in _labels(axis)}
+    fitting: dict[str, NDArray[np.bool_]] = {}
     for given, value in selection.items():
         name = given if given in known else canonical_name(given) or given.lower()
         if name not in known:
@@ -90,35 +136,42 @@ def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]
                 f"{given}: is not an axis of run {run.id}{did_you_mean(given, known)}; its axes "
                 f"are {', '.join(known) or 'none'}"
             )
-        elif not any(equals_label(label, value) for label in known[name]):
-            errors.append(
-                f"{name}: got {value!r:.80}; valid are {_listed([*dict.fromkeys(known[name])])}"
-            )
-        else:
-            wanted[name] = value
+            continue
+        fitting[name] = _fitting(axes[name], name, value, name in exact)
+        if not fitting[name].any():
+            got = axis_label(value) if callable(value) else shown(value)
+            text = f"{name}: got {got}; valid are {_listed([*dict.fromkeys(known[name])])}"
+            if namesakes := [label for label in known[name] if equals_label(label, value)]:
+                text = (
+                    f"{name}: got {got}, whose code or content is another one in run {run.id}; "
+                    f"give the same, or take that one with sel={ {name: namesakes[0]}!r}"
+                )
+            errors.append(text)
     if errors:
         raise UserError("; ".join(errors))
     indices, shape = _included(run), _shape(run)
     chosen = np.ones(len(indices), dtype=bool)
     places = np.unravel_index(indices, shape) if shape else ()
     for axis, at in zip(run.sweep["axes"], places, strict=True):
-        for name, values in _labels(axis).items():
-            if name in wanted:
-                fits = np.array([equals_label(label, wanted[name]) for label in values])
-                chosen &= fits[at]
+        for name in _labels(axis):
+            if name in fitting:
+                chosen &= fitting[name][at]
     return np.asarray(indices[chosen], dtype=np.int64)
 
 
-def select_one(run: RunDirectory, selection: Mapping[str, Any], what: str) -> int:
+def select_one(
+    run: RunDirectory, selection: Mapping[str, Any], what: str, exact: Collection[str] = ()
+) -> int:
     """Return the flat index of the one config with some values on axes.
 
     Args:
         what: a name for messages.
+        exact: as of :func:`select`.
 
     Raises:
         UserError: none matches, or several do.
     """
-    found = select(run, selection)
+    found = select(run, selection, exact)
     if len(found) == 1:
         return int(found[0])
     shown = ", ".join(f"{name}={value!r}" for name, value in selection.items()) or "no selection"
