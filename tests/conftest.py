@@ -219,7 +219,7 @@ class Records:
             "fingerprint": "f",
             "created": "",
             "configs": configs + reused,
-            "axes": [{"dimension": "n", "names": ["n"], "values": [values]}],
+            "axes": [{"dimension": "n", "names": ["n"], "values": [values], "hashes": [[]]}],
             "included": None,
             "reused": reused,
             "thresholds": [0.1],

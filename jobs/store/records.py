@@ -124,11 +124,16 @@ _open = with_config(ConfigDict(extra="allow"))
 
 @_open
 class AxisRecord(TypedDict):
-    """An axis: the values of each of its names, as coordinates."""
+    """An axis: the values of each of its names, as coordinates.
+
+    ``hashes`` has for each name one of each value, empty where the coordinate identifies it; none
+    if all do.
+    """
 
     dimension: Text
     names: Annotated[list[Text], Field(min_length=1)]
     values: Annotated[list[list[Scalar]], Field(min_length=1)]
+    hashes: list[list[str]]
 
 
 @_open
@@ -182,7 +187,10 @@ class SourceRecord(TypedDict):
 
 @_open
 class FunctionsRecord(TypedDict):
-    """The functions of a sweep by name, their own arguments, and hashes of their code."""
+    """The functions of a sweep by name, their own arguments, and hashes.
+
+    These are of settings that their texts do not identify, and of the code of grabs.
+    """
 
     batchfn: NotRequired[Scalar]
     data: NotRequired[Scalar]
@@ -659,6 +667,9 @@ def _manifest_problem(sweep: Manifest) -> str:
         lengths = {len(values) for values in axis["values"]}
         if len(lengths) != 1 or 0 in lengths or len(axis["values"]) != len(axis["names"]):
             return f"axis {axis['dimension']!r:.80}: its names have not equally many values"
+        sizes = [len(axis["values"][0]) if own else 0 for own in axis["hashes"]]
+        if [*map(len, axis["hashes"])] != sizes or len(sizes) != len(axis["names"]):
+            return f"axis {axis['dimension']!r:.80}: its hashes are not those of its values"
         if len(axis["names"]) == 1 and axis["dimension"] != axis["names"][0]:
             return f"axis {axis['dimension']!r:.80}: is called {axis['names'][0]!r:.80}, too"
         names += axis["names"] if len(axis["names"]) == 1 else [axis["dimension"], *axis["names"]]

@@ -82,7 +82,7 @@ def _others(names: Iterable[str], name: str) -> str:
 
 def _settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that differ from the defaults, and those that do not."""
-    from mlpsubmit.runs.manifest import axis_label
+    from mlpsubmit.runs.value_labels import axis_label
     from mlpsubmit.spec.hyperparameters import Hyperparameters
 
     defaults = {name: axis_label(value) for name, value in dict(Hyperparameters()).items()}

@@ -13,7 +13,7 @@ from mlpsubmit.results.labels import prefix_of
 from mlpsubmit.results.names import clean_text, coordinate_names, spaced, sweep_dims
 from mlpsubmit.results.results_hash import RESULTS_HASH, ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
-from mlpsubmit.results.settings import code_attributes, setting_attributes
+from mlpsubmit.results.settings import hash_attributes, setting_attributes
 from mlpsubmit.results.source import Array, Layout, ResultSource, Text, Thresholds
 from mlpsubmit.results.values import coordinate_values, plain_value
 
@@ -218,17 +218,17 @@ def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str],
     for dim, own in schema.coordinates.items():
         found[dim] = (dim, coordinate_values(own), _grab_dim_text(dim, layout))
     found |= {dim: (dim, steps, CLOCK_TEXTS[dim]) for dim, steps in schema.clocks.items()}
-    codes = {
-        names[name]: code_attributes(dimension.coordinates[name], own)
+    hashes = {
+        names[name]: hash_attributes(values, dimension.hashes.get(name, [""] * len(values)))
         for dimension in layout.dimensions
-        for name, own in dimension.codes.items()
+        for name, values in dimension.coordinates.items()
     }
     no_fill = {"_FillValue": None}  # CF: the coordinates along a dimension are never missing
     return {
         name: (
             dims,
             own,
-            text.attributes | codes.get(name, {}),
+            text.attributes | hashes.get(name, {}),
             no_fill if isinstance(dims, str) else {},
         )
         for name, (dims, own, text) in found.items()

@@ -25,11 +25,11 @@ from mlpsubmit.results.names import (
 )
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.settings import (
-    FUNCTION_HASHES,
     SETTINGS,
+    VALUE_HASHES,
     attribute_names,
-    codes_of,
     fixed_settings,
+    hashes_of,
 )
 from mlpsubmit.results.source import (
     Array,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["aligned", "check_dataset", "source_of"]
 
 #: Attributes that are computed anew.
-_COMPUTED = {SETTINGS, FUNCTION_HASHES, RESULTS_HASH, "Conventions", "n_configs"}
+_COMPUTED = {SETTINGS, VALUE_HASHES, RESULTS_HASH, "Conventions", "n_configs"}
 
 
 def aligned(datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
@@ -157,8 +157,8 @@ def _coordinates(dataset: xr.Dataset, dim: str) -> dict[str, Array]:
 
 def _dimension(dataset: xr.Dataset, dim: str) -> Dimension:
     values = {name: tuple(own.tolist()) for name, own in _coordinates(dataset, dim).items()}
-    codes = {name: codes_of(own, dataset[name].attrs) for name, own in values.items()}
-    return Dimension(dim, values, {name: own for name, own in codes.items() if any(own)})
+    hashes = {name: hashes_of(own, dataset[name].attrs) for name, own in values.items()}
+    return Dimension(dim, values, {name: own for name, own in hashes.items() if any(own)})
 
 
 def _of_metrics(dataset: xr.Dataset) -> set[str]:
@@ -198,6 +198,7 @@ def _layout(dataset: xr.Dataset, grabs: Sequence[str]) -> Layout:
             for name in grabs
             if "function" in (attrs := dataset[name].attrs)
         },
+        own_clocks=frozenset(CLOCKS[1:]) & {*map(str, dataset.dims)},
     )
 
 
@@ -211,7 +212,7 @@ def _selected(dataset: xr.Dataset) -> dict[str, FixedSetting]:
         for kind in ("threshold", "threshold_value")
     }
     return {
-        name: FixedSetting(own.item(), codes_of([own.item()], own.attrs)[0])
+        name: FixedSetting(own.item(), hashes_of([own.item()], own.attrs)[0])
         for name, own in found.items()
         if name not in CLOCKS and name not in of_thresholds
     }

@@ -19,7 +19,14 @@ import numpy.typing as npt
 from mlpsubmit.errors import UserError
 from mlpsubmit.results.dataset import to_dataset
 from mlpsubmit.results.dataset_source import aligned, check_dataset, source_of
-from mlpsubmit.results.join_axes import JoinedAxis, Part, config_text, joined_axes, places
+from mlpsubmit.results.join_axes import (
+    JoinedAxis,
+    Part,
+    config_text,
+    equal_settings,
+    joined_axes,
+    places,
+)
 from mlpsubmit.results.join_source import Difference, JoinedSource
 from mlpsubmit.results.labels import Labels, common_start
 from mlpsubmit.results.source import Layout, Scalar, Thresholds
@@ -108,9 +115,10 @@ def joined(parts: Sequence[Part]) -> tuple[Layout, JoinedSource]:
             name: setting
             for layout in reversed(layouts)
             for name, setting in layout.settings.items()
-            if name not in on_axes and _equal([one.settings.get(name) for one in layouts])
+            if name not in on_axes and equal_settings([one.settings.get(name) for one in layouts])
         },
         functions={k: v for layout in reversed(layouts) for k, v in layout.functions.items()},
+        own_clocks=frozenset[str]().union(*(layout.own_clocks for layout in layouts)),
     )
     return layout, source
 
@@ -129,11 +137,12 @@ def _thresholds(of: str, parts: Sequence[Part], axes: Sequence[JoinedAxis]) -> T
         return first
     settings = {"metric_thresholds"} if of else {"loss_checkpoints", "percent_thresholds"}
     axis = next((axis for axis in axes if not settings.isdisjoint(axis.names)), None)
+    no_setting = UserError(
+        f"cannot join: the runs have different thresholds on {of or 'train_loss'}, and no "
+        "setting that differs; collect them again, or separately"
+    )
     if axis is None:
-        raise UserError(
-            f"cannot join: the runs have different thresholds on {of or 'train_loss'}, and no "
-            "setting that differs; collect them again, or separately"
-        )
+        raise no_setting
     lists: list[Sequence[float]] = [()] * len(axis.points)
     for number, (part, found) in enumerate(zip(parts, own, strict=True)):
         if found is None:
@@ -144,7 +153,10 @@ def _thresholds(of: str, parts: Sequence[Part], axes: Sequence[JoinedAxis]) -> T
                 lists[position] = found.values
             continue
         name, of_points = found.axis
-        along = next(n for n, d in enumerate(dims) if part.layout.dimensions[d].name == name)
+        own_dims = [part.layout.dimensions[d].name for d in dims]
+        if name not in own_dims:
+            raise no_setting
+        along = own_dims.index(name)
         for point, values in enumerate(of_points):
             for position in positions.take(point, axis=along).ravel():
                 lists[position] = values
@@ -314,7 +326,8 @@ def _attributes(parts: Sequence[Part], on_axes: set[str]) -> dict[str, Scalar]:
         record |= {
             name: setting.value
             for name, setting in settings.items()
-            if name not in on_axes and not _equal([p.layout.settings.get(name) for p in parts])
+            if name not in on_axes
+            and not equal_settings([p.layout.settings.get(name) for p in parts])
         }
         records.append(record)
     text = json.dumps(records, default=str)

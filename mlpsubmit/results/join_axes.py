@@ -2,13 +2,14 @@
 
 An axis of one run may be a fixed setting of another, whose results are then at that value. A
 setting that differs between the runs becomes an axis; several that differ become one axis each if
-the runs have all combinations of their values, and else one zipped axis.
+the runs have all combinations of their values, and else one zipped axis. Values are the same if
+their hashes are (:func:`mlpsubmit.results.values.identity`), whatever their labels.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,15 @@ import numpy.typing as npt
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.results.source import Array, Dimension, FixedSetting, Layout, ResultSource, Scalar
-from mlpsubmit.results.values import is_text, plain_value, text_of
+from mlpsubmit.results.values import (
+    identity,
+    plain_value,
+    shared_texts,
+    text_of,
+    without_suffix,
+)
 
-__all__ = ["JoinedAxis", "Part", "config_text", "joined_axes", "places"]
+__all__ = ["JoinedAxis", "Part", "config_text", "equal_settings", "joined_axes", "places"]
 
 #: Axes of trials are the last, as they are in sweeps.
 _LAST = "trial"
@@ -27,8 +34,13 @@ _LAST = "trial"
 _MOST_POINTS = 1 << 27
 #: A setting that a run does not have.
 _UNSET = FixedSetting("None")
+#: Two ways to set one thing: at most one of them is set.
+_THRESHOLDS = ("loss_checkpoints", "percent_thresholds")
+#: The characters of a hash that tells equal labels apart.
+_SHOWN = 8
 
-Point = tuple[Scalar, ...]
+#: The identities of the values of some names.
+Point = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,29 +63,25 @@ class JoinedAxis:
     Args:
         name: of the dimension.
         names: of its coordinates.
-        points: the values of these at each position.
+        points: the labels of these at each position.
         dims: of each part, the numbers of its dimensions that are on this axis.
         positions: of each part, the position of each of its points on those dimensions, of the
             shape of these.
-        codes: by name, the hash of each value, by its text.
+        hashes: as those of a dimension.
     """
 
     name: str
     names: tuple[str, ...]
-    points: tuple[Point, ...]
+    points: tuple[tuple[Scalar, ...], ...]
     dims: tuple[tuple[int, ...], ...]
     positions: tuple[npt.NDArray[np.int64], ...]
-    codes: Mapping[str, Mapping[str, str]]
+    hashes: Mapping[str, tuple[str, ...]]
 
     @property
     def dimension(self) -> Dimension:
         """The dimension of the joined layout."""
-        values = dict(zip(self.names, zip(*self.points, strict=True), strict=True))
-        codes = {
-            name: tuple(self.codes[name].get(text_of(value), "") for value in own)
-            for name, own in values.items()
-        }
-        return Dimension(self.name, values, {n: own for n, own in codes.items() if any(own)})
+        labels = dict(zip(self.names, zip(*self.points, strict=True), strict=True))
+        return Dimension(self.name, labels, self.hashes)
 
 
 def joined_axes(parts: Sequence[Part]) -> list[JoinedAxis]:
@@ -111,14 +119,16 @@ def places(parts: Sequence[Part], axes: Sequence[JoinedAxis]) -> list[npt.NDArra
 
 def _groups(parts: Sequence[Part]) -> list[tuple[str, ...]]:
     """Return the names on each axis, in the order of the axes: new ones come first."""
-    every = _merged(
+    on_axes = [
         tuple(dimension.coordinates) for part in parts for dimension in part.layout.dimensions
-    )
-    first = _on_axes(parts[0])
-    new = [names for names in every if first.isdisjoint(names)]
-    kept = [names for names in every if not first.isdisjoint(names)]
-    differing = _differing(parts, {name for names in every for name in names})
-    return sorted([*differing, *new, *kept], key=lambda names: names == (_LAST,))
+    ]
+    every = [*_differing(parts, {name for names in on_axes for name in names}), *on_axes]
+    if {name for names in every for name in names}.issuperset(_THRESHOLDS):
+        every.append(_THRESHOLDS)
+    merged, first = _merged(every), _on_axes(parts[0])
+    new = [names for names in merged if first.isdisjoint(names)]
+    kept = [names for names in merged if not first.isdisjoint(names)]
+    return sorted([*new, *kept], key=lambda names: names == (_LAST,))
 
 
 def _merged(groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -142,19 +152,23 @@ def _differing(parts: Sequence[Part], on_axes: set[str]) -> list[tuple[str, ...]
         for name in names
         if name not in on_axes
     }
-    differing = {name: column for name, column in columns.items() if len(set(column)) > 1}
-    combinations = len(set(zip(*differing.values(), strict=True)))
-    if len(differing) < 2 or combinations == math.prod(
-        len(set(column)) for column in differing.values()
-    ):
-        return [(name,) for name in differing]
+    differing = [name for name, column in columns.items() if len(set(column)) > 1]
+    both = [name for name in differing if name in _THRESHOLDS]
+    groups = _merged([*((name,) for name in differing), *([tuple(both)] if both else [])])
+    points = {names: [*zip(*(columns[name] for name in names), strict=True)] for names in groups}
+    combinations = len(set(zip(*points.values(), strict=True)))
+    if len(groups) < 2 or combinations == math.prod(len(set(column)) for column in points.values()):
+        return groups
     return [tuple(differing)]
 
 
-def _identity(setting: FixedSetting) -> tuple[str, str]:
-    value = plain_value(setting.value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (str(float(value)) if number else f"text {value}", setting.code)
+def _identity(setting: FixedSetting) -> str:
+    return identity(setting.value, setting.hash)
+
+
+def equal_settings(settings: Sequence[FixedSetting | None]) -> bool:
+    """Return whether settings have the same value, or none of them one."""
+    return len({None if one is None else _identity(one) for one in settings}) == 1
 
 
 def _lacking(names: Sequence[str], parts: Sequence[Part]) -> Iterator[str]:
@@ -175,27 +189,35 @@ def _on_axes(part: Part) -> set[str]:
 
 def _axis(names: tuple[str, ...], parts: Sequence[Part]) -> JoinedAxis:
     dims = [_dims(names, part.layout) for part in parts]
-    values = {name: _told_apart(name, parts) for name in names}
-    own = [
-        _points(part.layout, on, {name: values[name][number][0] for name in names})
-        for number, (part, on) in enumerate(zip(parts, dims, strict=True))
-    ]
-    own = _of_one_type(own)
-    keyed = [list(_counted(points)) for points in own]
-    order = {key: n for n, key in enumerate(_ordered(keyed))}
+    columns = {name: [_column(name, part) for part in parts] for name in names}
+    keyed = []
+    for number, (part, on) in enumerate(zip(parts, dims, strict=True)):
+        own = {name: columns[name][number].identities for name in names}
+        keyed.append(list(_counted(_points(part.layout, on, own))))
+    labels = {name: _labels(own) for name, own in columns.items()}
+    order = {key: n for n, key in enumerate(_ordered(keyed, [*labels.values()]))}
     positions = [
         np.array([order[key] for key in keys], dtype=np.int64).reshape(
             [part.layout.shape[d] for d in on]
         )
         for part, on, keys in zip(parts, dims, keyed, strict=True)
     ]
-    points = tuple(point for point, _ in order)
-    codes = {
-        name: {text_of(value): code for one in own_values for value, code in zip(*one, strict=True)}
-        for name, own_values in values.items()
+    shown = {name: [labels[name][point[n]] for point, _ in order] for n, name in enumerate(names)}
+    hashes = {
+        name: tuple(
+            "" if identity(label) == point[n] else point[n]
+            for label, (point, _) in zip(shown[name], order, strict=True)
+        )
+        for n, name in enumerate(names)
     }
-    dimension = _dimension_name(names, parts)
-    return JoinedAxis(dimension, names, points, tuple(dims), tuple(positions), codes)
+    return JoinedAxis(
+        _dimension_name(names, parts),
+        names,
+        tuple(zip(*shown.values(), strict=True)),
+        tuple(dims),
+        tuple(positions),
+        {name: own for name, own in hashes.items() if any(own)},
+    )
 
 
 def _dims(names: Sequence[str], layout: Layout) -> tuple[int, ...]:
@@ -207,42 +229,54 @@ def _dims(names: Sequence[str], layout: Layout) -> tuple[int, ...]:
     )
 
 
-def _told_apart(name: str, parts: Sequence[Part]) -> list[tuple[list[Scalar], Sequence[str]]]:
-    """Return the values of a name in each part, along its axis or the fixed one, and their hashes.
+@dataclass(frozen=True)
+class _Column:
+    """The values of a name in one of the runs: along its axis, or the fixed one.
 
-    Functions of one name and different code have their hashes in their values.
+    Args:
+        labels: without what told them apart there.
     """
-    found: list[tuple[Sequence[Scalar], Sequence[str]]] = []
-    for part in parts:
-        along = [one for one in part.layout.dimensions if name in one.coordinates]
-        if along:
-            values = along[0].coordinates[name]
-            found.append((values, along[0].codes.get(name, [""] * len(values))))
-        else:
-            setting = part.layout.settings.get(name, _UNSET)
-            found.append(([setting.value], [setting.code]))
-    codes: dict[Scalar, set[str]] = defaultdict(set)
-    for value, code in (pair for own in found for pair in zip(*own, strict=True)):
-        codes[value].add(code)
-    return [
-        (
-            [
-                f"{value} ({code or 'library'})" if len(codes[value]) > 1 else value
-                for value, code in zip(*own, strict=True)
-            ],
-            own[1],
-        )
-        for own in found
-    ]
+
+    labels: tuple[Scalar, ...]
+    identities: tuple[str, ...]
+
+
+def _column(name: str, part: Part) -> _Column:
+    along = [one for one in part.layout.dimensions if name in one.coordinates]
+    if along:
+        labels = along[0].coordinates[name]
+        hashes = along[0].hashes.get(name, ("",) * len(labels))
+    else:
+        setting = part.layout.settings.get(name, _UNSET)
+        labels, hashes = (setting.value,), (setting.hash,)
+    pairs = [*zip(labels, hashes, strict=True)]
+    return _Column(
+        tuple(without_suffix(*pair) for pair in pairs), tuple(identity(*pair) for pair in pairs)
+    )
+
+
+def _labels(columns: Sequence[_Column]) -> dict[str, Scalar]:
+    """Return the label of each value by its identity; equal ones with hashes that differ."""
+    found: dict[str, Scalar] = {}
+    for column in columns:
+        for label, own in zip(column.labels, column.identities, strict=True):
+            found.setdefault(own, label)
+    shared = shared_texts([*found.values()], [*found])
+    if not shared:
+        return found
+    return {
+        own: f"{label} ({own[:_SHOWN]})" if text_of(label) in shared else label
+        for own, label in found.items()
+    }
 
 
 def _points(
-    layout: Layout, dims: Sequence[int], values: Mapping[str, Sequence[Scalar]]
+    layout: Layout, dims: Sequence[int], values: Mapping[str, Sequence[str]]
 ) -> list[Point]:
     """Return the values of each point of a part on some of its dimensions, in C order.
 
     Args:
-        values: by name, those along the dimension, or the fixed one.
+        values: by name, the identities of those along the dimension, or of the fixed one.
     """
     shape = [layout.shape[d] for d in dims]
     size = math.prod(shape)
@@ -257,46 +291,36 @@ def _points(
     return list(zip(*columns, strict=True))
 
 
-def _of_one_type(own: Sequence[list[Point]]) -> list[list[Point]]:
-    """Return the points with the values of a name as text if they will be that together."""
-    every = [point for points in own for point in points]
-    columns = list(zip(*every, strict=True))
-    texts = [is_text(column) for column in columns]
-    return [
-        [
-            tuple(
-                text_of(value) if text else _number(value)
-                for value, text in zip(point, texts, strict=True)
-            )
-            for point in points
-        ]
-        for points in own
-    ]
-
-
-def _number(value: Scalar) -> Scalar:
-    """Return a number; NaN as one object, which is equal to itself in a tuple."""
-    plain = plain_value(value)
-    return math.nan if plain != plain else plain
-
-
 def _counted(points: Iterable[Point]) -> Iterator[tuple[Point, int]]:
     """Yield each point with how often it was there before: zipped axes may repeat values."""
-    seen: Counter[tuple[str, ...]] = Counter()
+    seen: Counter[Point] = Counter()
     for point in points:
-        key = tuple(map(repr, point))
-        yield point, seen[key]
-        seen[key] += 1
+        yield point, seen[point]
+        seen[point] += 1
 
 
-def _ordered(keyed: Sequence[Sequence[tuple[Point, int]]]) -> list[tuple[Point, int]]:
-    """Return the union: sorted if every run's values are, else in order of appearance."""
+def _ordered(
+    keyed: Sequence[Sequence[tuple[Point, int]]], labels: Sequence[Mapping[str, Scalar]]
+) -> list[tuple[Point, int]]:
+    """Return the union: sorted if every run's values are, else in order of appearance.
+
+    Args:
+        labels: of the values of each name.
+    """
     union = list(dict.fromkeys(key for keys in keyed for key in keys))
-    if any(len(point) > 1 or isinstance(point[0], (str, bool)) for point, _ in union):
+    if len(labels) > 1:
         return union
+    numbers = {own: plain_value(label) for own, label in labels[0].items()}
+    if any(isinstance(number, (str, bool)) for number in numbers.values()):
+        return union
+
+    def number(key: tuple[Point, int]) -> tuple[Scalar, int]:
+        (own,), count = key
+        return numbers[own], count
+
     for reverse in (False, True):
-        if all(list(keys) == sorted(keys, reverse=reverse) for keys in keyed):
-            return sorted(union, reverse=reverse)
+        if all(list(keys) == sorted(keys, key=number, reverse=reverse) for keys in keyed):
+            return sorted(union, key=number, reverse=reverse)
     return union
 
 

@@ -91,11 +91,7 @@ class _Moved:
         values = own.pack[array]
         if array in CLOCKS:
             return values
-        values = values[own.rows]
-        if array in self._widths:
-            missing = self._widths[array] - values.shape[1]
-            return np.pad(values, ((0, 0), (0, missing)), constant_values=-1)
-        return values
+        return _padded(values[own.rows], self._widths.get(array))
 
 
 def _traces(pack: FinishedPack) -> int:
@@ -124,7 +120,7 @@ class JoinedSource:
         self._finished: list[npt.NDArray[np.bool_]] = []
         self._shared = list(self._find_shared())
         self.differences = [
-            found for index, rows in self._shared for found in _differences(index, rows)
+            found for index, rows in self._shared for found in _differences(index, rows, widths)
         ]
 
     def packs(self) -> Iterator[FinishedPack]:
@@ -213,7 +209,9 @@ class JoinedSource:
         return _Rows(number, pack, order[np.searchsorted(own, index, sorter=order)])
 
 
-def _differences(index: Index, found: Sequence[_Rows]) -> Iterator[Difference]:
+def _differences(
+    index: Index, found: Sequence[_Rows], widths: Mapping[str, int]
+) -> Iterator[Difference]:
     """Yield the configs of which the results differ between the first run and another one."""
     first = found[0]
     for other in found[1:]:
@@ -221,7 +219,8 @@ def _differences(index: Index, found: Sequence[_Rows]) -> Iterator[Difference]:
         both = set(other.pack.arrays())
         for array in first.pack.arrays():
             if array in both and array not in _NO_RESULTS and not array.startswith(_WEIGHTS):
-                one, two = (_values(rows, array) for rows in (first, other))
+                width = widths.get(array)
+                one, two = (_padded(_values(rows, array), width) for rows in (first, other))
                 differs = _unequal(one, two, len(index))
                 if differs.any() and _is_trace(first.pack, array) and one.shape == two.shape:
                     differs &= ~_equal_final(one, two)
@@ -234,6 +233,17 @@ def _differences(index: Index, found: Sequence[_Rows]) -> Iterator[Difference]:
 def _values(rows: _Rows, array: str) -> Array:
     values = rows.pack[array]
     return values if array in CLOCKS else values[rows.rows]
+
+
+def _padded(timekeys: Array, width: int | None) -> Array:
+    """Return timekeys (configs, thresholds) of as many thresholds as the union has.
+
+    Args:
+        width: their number; None for other arrays, which are as they are.
+    """
+    if width is None:
+        return timekeys
+    return np.pad(timekeys, ((0, 0), (0, width - timekeys.shape[1])), constant_values=-1)
 
 
 def _unequal(one: Array, two: Array, configs: int) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -124,8 +124,8 @@ class Variable:
             found["metric"] = self.name.partition("_")[2]
         if self.function is not None:
             found["function"] = str(self.function.value)
-            if self.function.code:
-                found["function_hash"] = self.function.code
+            if self.function.hash:
+                found["function_hash"] = self.function.hash
         return found
 
     @property
@@ -356,7 +356,7 @@ def _schema(
     packs: dict[int, _Scanned],
 ) -> Schema:
     arrays = sorted({grab for pack in packs.values() for grab in pack.grabs})
-    dims = _clock_dims(list(packs.values()), bool(arrays))
+    dims = _clock_dims(list(packs.values()), bool(arrays), layout.own_clocks)
     clocks = {
         dim: _union([pack for pack in packs.values() if pack.has_clock(recorded)], recorded)
         for recorded, dim in dims.items()
@@ -383,7 +383,9 @@ def _schema(
     return Schema(layout, ids, owner, clocks, tuple(variables), named.coordinates)
 
 
-def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
+def _clock_dims(
+    packs: Sequence[_Scanned], has_grabs: bool, own_clocks: Collection[str]
+) -> dict[str, str]:
     """Return the dimension of each kind of trace; final values have none.
 
     Test losses and grabs share `step` if they were recorded at exactly the train losses' steps.
@@ -394,7 +396,7 @@ def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
         if all(pack.steps[recorded] is None for pack in having):
             continue
         shared = all(pack.steps[recorded] == pack.steps["step"] for pack in having)
-        dims[recorded] = "step" if shared else recorded
+        dims[recorded] = "step" if shared and recorded not in own_clocks else recorded
     return dims
 
 

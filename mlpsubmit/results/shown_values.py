@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mlpsubmit.results.names import clean_text
 from mlpsubmit.results.source import Array
 
 __all__ = ["equals_label", "matching", "number_texts", "value_text", "visible"]
@@ -44,13 +46,13 @@ def equals_label(label: Any, wanted: Any) -> bool:
     """Return whether a label of an axis is a wanted value, or has its text."""
     wanted = _plain(wanted)
     if _is_number(label) and isinstance(wanted, str):
-        try:
-            return bool(label == float(wanted))
-        except ValueError:
-            return False
+        for parse in (int, float):  # no float equals some integers
+            with contextlib.suppress(ValueError):
+                return bool(label == parse(wanted))
+        return False
     if isinstance(label, (int, float)) and isinstance(wanted, (int, float)):
         return isinstance(label, bool) == isinstance(wanted, bool) and label == wanted
-    return str(label) == str(wanted)
+    return clean_text(str(label)) == clean_text(str(wanted))
 
 
 def matching(labels: Sequence[Any], wanted: Any) -> npt.NDArray[np.bool_]:

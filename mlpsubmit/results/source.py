@@ -40,13 +40,13 @@ class Dimension:
         coordinates: the values along it, by name, equally many for each. A plain axis has one
             entry, called like the dimension (its index); a zipped axis has one for each of its
             names.
-        codes: of names whose values are functions or other things that texts do not say in full, a
-            hash of each value, empty for those of the library.
+        hashes: of names with values that these labels do not identify, such as functions, a hash
+            of each value, empty where the label does (:mod:`mlpsubmit.results.values`).
     """
 
     name: str
     coordinates: Mapping[str, tuple[Scalar, ...]]
-    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hashes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -84,12 +84,13 @@ class FixedSetting:
 
     Args:
         value: a number, or its text; of a function the name.
-        code: a hash of the functions that it consists of, if any are the user's.
+        hash: of a setting, where the value does not identify it; of a grab that of its code, if any
+            is the user's.
         counts: whether results depend on it.
     """
 
     value: Scalar
-    code: str = ""
+    hash: str = ""
     counts: bool = True
 
 
@@ -138,6 +139,8 @@ class Layout:
         texts: of axes, by the names of their coordinates.
         settings: those on no axis, by name.
         functions: of grabs, by the names of these.
+        own_clocks: which of ``eval_step`` and ``grab_step`` are dimensions even if their steps are
+            those of the train losses, as the union of the steps of several runs may be.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -153,6 +156,7 @@ class Layout:
     texts: Mapping[str, Text] = field(default_factory=dict)
     settings: Mapping[str, FixedSetting] = field(default_factory=dict)
     functions: Mapping[str, FixedSetting] = field(default_factory=dict)
+    own_clocks: frozenset[str] = frozenset()
 
     @property
     def all_thresholds(self) -> tuple[Thresholds, ...]:

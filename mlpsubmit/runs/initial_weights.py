@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,10 +20,20 @@ from mlpsubmit.jobs.store.initial_weights import missing_networks, write_network
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.stored_weights import WeightsInMemory, weights_digest
 from mlpsubmit.protocol import DIVERGED
+from mlpsubmit.results.source import FixedSetting
+from mlpsubmit.results.values import identity
 from mlpsubmit.runs.locate import find_run
-from mlpsubmit.runs.manifest import axis_label
 from mlpsubmit.runs.networks import column_of, stored_configs
-from mlpsubmit.runs.selection import axis_values, point, point_text, select, select_one
+from mlpsubmit.runs.selection import (
+    axis_values,
+    point,
+    point_hashes,
+    point_text,
+    select,
+    select_one,
+)
+from mlpsubmit.runs.settings import fixed_settings
+from mlpsubmit.runs.value_labels import axis_label, value_hash
 from mlpsubmit.spec.initial_weights import FromRun, InitialWeights
 from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -35,6 +45,9 @@ _SAME = ("parametrization", "gamma")
 
 #: The default of a setting of the built-in MLP.
 _OF_MLP = {"nonlinearity": "relu"}
+
+#: What is compared of a config and the one whose network it begins from.
+_COMPARED = (*_SAME, *_OF_MLP, "model")
 
 
 def with_initial_weights(sweep: Sweep, runs_dir: str | Path | None) -> Sweep:
@@ -61,7 +74,7 @@ def with_initial_weights(sweep: Sweep, runs_dir: str | Path | None) -> Sweep:
     axes = [
         number
         for number, axis in enumerate(sweep.product.axes)
-        if set(axis.names) & {"init_weights", *_SAME}
+        if set(axis.names) & {"init_weights", *_COMPARED}
         or any(set(axis.names) & source.matched for source in sources.values())
     ]
     shape = tuple(len(sweep.product.axes[number]) for number in axes)
@@ -185,10 +198,10 @@ class _Source:
             )
         return cls(value, sweep, run, frozenset(matched))
 
-    @property
-    def _fixed(self) -> dict[str, Any]:
-        sweep = self.run.sweep
-        return {**_OF_MLP, **sweep["hyperparameters"], **sweep["arguments"]}
+    @functools.cached_property
+    def _fixed(self) -> dict[str, FixedSetting]:
+        default = {name: FixedSetting(value) for name, value in _OF_MLP.items()}
+        return {**default, **fixed_settings(self.run.sweep)}
 
     def index_for(self, config: Config) -> int:
         """Return the index of the network that a config of the sweep begins from.
@@ -197,39 +210,45 @@ class _Source:
             UserError: there is none, or the same weights would be another function here.
         """
         own = {name: config[name] for name in self.matched}
-        index = select_one(self.run, {**own, **self.value.sel}, "its networks", exact=own)
-        there = {**self._fixed, **point(self.run, index)}
-        mlps = config["model"] == there.get("model") == "mlp"
-        for name in (*_SAME, "nonlinearity") if mlps else _SAME:
-            here, known = axis_label({**_OF_MLP, **config}[name]), there.get(name)
-            if known is not None and here != known:
-                where = f"run {self.run.id} ({point_text(self.run, index)})"
+        selection = {**own, **self.value.sel}
+        index = select_one(self.run, selection, "its networks", exact=self.matched)
+        other = self._other_values(config, index)
+        where = f"run {self.run.id} ({point_text(self.run, index)})"
+        mlps = config["model"] == "mlp" and "model" not in other
+        for name in (*_SAME, *_OF_MLP) if mlps else _SAME:
+            if name in other:
+                there, here = other[name]
+                text = f"{there} in {where} and {here} here ({config!r})"
+                fix = f"set {name.upper()}={there!r}"
+                if there == here:
+                    text = f"another {here} in {where} than here ({config!r}), in code or content"
+                    fix = "use the one of that run"
                 raise UserError(
-                    f"{name.upper()} is {known} in {where} and {here} here ({config!r}), where the "
-                    f"same weights are another function; set {name.upper()}={known!r}, or select "
-                    "another network with sel="
+                    f"{name.upper()} is {text}, where the same weights are another function; "
+                    f"{fix}, or select another network with sel="
                 )
-        if not self._same_functions():
-            raise UserError(
-                f"PARAMETRIZATION is another function in run {self.run.id} than here: the same "
-                "weights are another network"
+        if "model" in other:
+            warnings.warn(
+                f"INIT_WEIGHTS={self.value!r}: MODEL is another function in run {self.run.id} than "
+                "here; with the same weights, the networks may differ",
+                stacklevel=2,
             )
         return index
 
-    def _same_functions(self) -> bool:
-        """Return whether a callable PARAMETRIZATION is the same, as far as is recorded."""
-        if not callable(self.sweep.base.parametrization):
-            return True
-        file = self.run.path / run_directory.INGREDIENTS
-        try:
-            before = json.loads(file.read_bytes())["settings"]["parametrization"]["hash"]
-            return bool(before == self.sweep.ingredients["settings"]["parametrization"]["hash"])
-        except (OSError, ValueError, KeyError, RunError):
-            warnings.warn(
-                f"INIT_WEIGHTS={self.value!r}: it is not known whether PARAMETRIZATION is the same",
-                stacklevel=2,
-            )
-            return True
+    def _other_values(self, config: Config, index: int) -> dict[str, tuple[Any, Any]]:
+        """Return the labels, there and here, of what makes another function of the same weights."""
+        there = self._fixed | self._on_axes(index)
+        here = {**_OF_MLP, **config}
+        return {
+            name: (there[name].value, axis_label(here[name]))
+            for name in _COMPARED
+            if name in there
+            and identity(there[name].value, there[name].hash) != value_hash(here[name])
+        }
+
+    def _on_axes(self, index: int) -> dict[str, FixedSetting]:
+        labels, hashes = point(self.run, index), point_hashes(self.run, index)
+        return {name: FixedSetting(label, hashes[name]) for name, label in labels.items()}
 
     def load(self, indices: set[int]) -> None:
         """Hash the weights of some configs.

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import os
 import platform
-import re
 import shlex
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from decimal import Decimal
-from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.arguments import function_name, further_arguments
+from mlpsubmit.arguments import further_arguments
 from mlpsubmit.display.text import utc
 from mlpsubmit.jobs.as_launched import launched_in
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.results.labels import NO_LABELS
+from mlpsubmit.results.values import HASH_BYTES
 from mlpsubmit.runs.function_sources import function_sources
 from mlpsubmit.runs.provenance import spec_hash
-from mlpsubmit.spec.fingerprint import setting_digest
+from mlpsubmit.runs.value_labels import axis_label, axis_labels, label_hash
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.spec.ingredients import ingredient, is_in_full
 from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.metrics import Metric, crossing_order, with_asked_for
+from mlpsubmit.spec.product import Axis
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["axis_label", "code_hash", "manifest"]
+__all__ = ["code_hash", "manifest"]
 
 _GIT_SECONDS = 5.0
-
-#: Where a function is in memory, in its text.
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def manifest(
@@ -68,14 +63,7 @@ def manifest(
         "fingerprint": sweep.fingerprint,
         "created": utc(time.time()),
         "configs": len(sweep),
-        "axes": [
-            {
-                "dimension": axis.dimension,
-                "names": list(axis.names),
-                "values": [_labels(axis.values(name)) for name in axis.names],
-            }
-            for axis in sweep.product.axes
-        ],
+        "axes": [_axis(axis) for axis in sweep.product.axes],
         "included": included,
         "reused": reused,
         **_thresholds(sweep),
@@ -99,37 +87,63 @@ def manifest(
     }
 
 
+def _axis(axis: Axis) -> dict[str, Any]:
+    """Return an axis with the labels of its values, and the hashes of names that have any."""
+    columns = [axis.values(name) for name in axis.names]
+    labels = [axis_labels(values) for values in columns]
+    hashes = [
+        [label_hash(*pair) for pair in zip(values, own, strict=True)]
+        for values, own in zip(columns, labels, strict=True)
+    ]
+    return {
+        "dimension": axis.dimension,
+        "names": list(axis.names),
+        "values": labels,
+        "hashes": [own if any(own) else [] for own in hashes],
+    }
+
+
 def _functions(sweep: Sweep) -> dict[str, Any]:
     """Return the names of the functions, what they are given besides settings, and their hashes."""
     own = _own_arguments(sweep)
-    given = {**dict(sweep.base), **sweep.arguments}
-    entries = {n: (entry, given.get(n)) for n, entry in sweep.ingredients["settings"].items()}
-    for axis in sweep.product.axes:
-        for name in axis.names:
-            for position, value in enumerate(axis.values(name)):
-                if not is_in_full(value):
-                    entries[f"axis {name}[{position}]"] = ingredient(name, value), value
+    entries = sweep.ingredients["settings"]
+    code = {name: code_hash(entry, own) for name, entry in entries.items()}
+    functions = {"batchfn": sweep.batchfn, "data": sweep.data}
     hashes = {
-        name: found
-        for name, (entry, value) in entries.items()
-        if (found := code_hash(entry, own) or ("" if _has_code(value) else entry["hash"][:8]))
+        **{name: found for name, found in code.items() if name.startswith("grab[")},
+        **{
+            name: label_hash(value, axis_label(value))
+            for name, value in {**dict(sweep.base), **sweep.arguments}.items()
+        },
+        **{
+            name: _function_hash(function, code.get(name, ""))
+            for name, function in functions.items()
+        },
     }
     if initial := sweep.ingredients["initial"]:  # the text of INIT_WEIGHTS names a run
-        content = " ".join(initial["hashes"])
-        hashes["init_weights"] = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+        content = " ".join(initial["hashes"]).encode()
+        hashes["init_weights"] = hashlib.blake2b(content, digest_size=HASH_BYTES).hexdigest()
     return {
         "batchfn": axis_label(sweep.batchfn),
         "data": axis_label(sweep.data),
         "grabs": {name: axis_label(grab) for name, grab in sweep.grabs.items()},
         "where": axis_label(sweep.where),
         "arguments": own,
-        "hashes": hashes,
+        "hashes": {name: found for name, found in hashes.items() if found},
     }
 
 
-def _has_code(value: Any) -> bool:
-    """Return whether all that a value is, is in its text or in its code."""
-    return callable(value) or is_in_full(value)
+def _function_hash(function: Any, code: str) -> str:
+    """Return the hash of `batchfn` or `data`, without the arguments that are settings of their own.
+
+    Args:
+        code: the hash of its code; empty if that is of a library.
+    """
+    label = axis_label(function)
+    while isinstance(function, functools.partial) and not function.args:
+        function = function.func
+    with_arguments = isinstance(function, functools.partial)
+    return label_hash(function, label) if with_arguments or not code else code
 
 
 def _own_arguments(sweep: Sweep) -> dict[str, Any]:
@@ -199,34 +213,6 @@ def _tested(sweep: Sweep) -> bool:
         or any(values_of(sweep, "eval_every"))
         or any(key.startswith("test_") for key in asked)
     )
-
-
-def _labels(values: Sequence[Any]) -> list[Any]:
-    """Return axis values as coordinates; equal labels of different values are numbered.
-
-    Two lambdas have equal labels. On a zipped axis a value may be there several times.
-    """
-    labels = [axis_label(value) for value in values]
-    distinct = len({(type(label), label) for label in labels})
-    if distinct == len(labels) or all(isinstance(value, (int, float, str)) for value in values):
-        return labels
-    first: dict[bytes, int] = {}
-    numbers = [first.setdefault(setting_digest(value), n) for n, value in enumerate(values)]
-    if distinct == len(first):
-        return labels
-    return [f"{label} #{number}" for label, number in zip(labels, numbers, strict=True)]
-
-
-def axis_label(value: Any) -> Any:
-    """Return a value as a number or a string, which coordinates can hold."""
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (Decimal, Fraction)):
-        with contextlib.suppress(ValueError, OverflowError):
-            return float(value)
-    if callable(value) and not hasattr(value, "items"):
-        return function_name(value)
-    return _ADDRESS.sub("", str(value))
 
 
 def _origin(spec: Path | None, command: Sequence[str]) -> dict[str, str]:

@@ -29,8 +29,9 @@ from mlpsubmit.results.names import TOGETHER
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.schema import scan
 from mlpsubmit.results.source import Failure, FinishedPack, FixedSetting, Layout
-from mlpsubmit.runs.manifest import axis_label, code_hash
+from mlpsubmit.runs.manifest import code_hash
 from mlpsubmit.runs.selection import point_text, select_one
+from mlpsubmit.runs.value_labels import axis_label
 from mlpsubmit.spec.ingredients import ingredient
 from mlpsubmit.spec.sweep import Sweep
 from mlpsubmit.training.comparison import StackingError

@@ -38,7 +38,7 @@ from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
 from mlpsubmit.runs.provenance import attributes, edited_spec
-from mlpsubmit.runs.settings import axis_codes, fixed_settings, grab_functions, setting_texts
+from mlpsubmit.runs.settings import axis_hashes, fixed_settings, grab_functions, setting_texts
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.guard import stop_reading
 
@@ -539,7 +539,7 @@ class Run:
             Dimension(
                 axis["dimension"],
                 dict(zip(axis["names"], map(tuple, axis["values"]), strict=True)),
-                axis_codes(sweep, axis),
+                axis_hashes(axis),
             )
             for axis in sweep["axes"]
         )

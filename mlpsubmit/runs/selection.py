@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -10,13 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.display.text import counted
-from mlpsubmit.errors import UserError, did_you_mean, shown
+from mlpsubmit.errors import SpecError, UserError, did_you_mean, shown
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.results.shown_values import equals_label, matching
+from mlpsubmit.results.values import identity
+from mlpsubmit.runs.value_labels import axis_label, value_hash
 from mlpsubmit.spec.hyperparameters import canonical_name
 
-__all__ = ["axis_values", "included", "point", "point_text", "select", "select_one"]
+__all__ = [
+    "axis_values",
+    "included",
+    "point",
+    "point_hashes",
+    "point_text",
+    "select",
+    "select_one",
+]
 
 #: The most configs, and values of an axis, that a message lists.
 _LISTED = 6
@@ -57,10 +68,42 @@ def point(run: RunDirectory, index: int) -> dict[str, Any]:
     }
 
 
+def point_hashes(run: RunDirectory, index: int) -> dict[str, str]:
+    """Return the hashes of these values, empty where the label identifies one."""
+    shape = _shape(run)
+    at = np.unravel_index(index, shape) if shape else ()
+    return {
+        name: hashes[int(place)] if hashes else ""
+        for axis, place in zip(run.sweep["axes"], at, strict=True)
+        for name, hashes in zip(axis["names"], axis["hashes"], strict=True)
+    }
+
+
 def point_text(run: RunDirectory, index: int) -> str:
     """Return the values of a config on the axes as text."""
     values = point(run, index)
     return ", ".join(f"{name}={value}" for name, value in values.items()) or "the only config"
+
+
+def _identities(axis: Mapping[str, Any], name: str) -> list[str]:
+    """Return the hashes of the values by which a point of an axis can be selected."""
+    labels = _labels(axis)[name]
+    hashes = dict(zip(axis["names"], axis["hashes"], strict=True)).get(name) or [""] * len(labels)
+    return [identity(*pair) for pair in zip(labels, hashes, strict=True)]
+
+
+def _fitting(axis: Mapping[str, Any], name: str, wanted: Any, exact: bool) -> NDArray[np.bool_]:
+    """Return which points of an axis have a value; if none has, those with its text.
+
+    Also as tables and legends show it, with fewer digits.
+    """
+    own = ""
+    with contextlib.suppress(TypeError, SpecError):  # it has no content to compare
+        own = value_hash(wanted)
+    same = np.array([one == own for one in _identities(axis, name)])
+    if exact or same.any():
+        return same
+    return matching(_labels(axis)[name], wanted)
 
 
 def select(
@@ -71,13 +114,15 @@ def select(
     Args:
         selection: one value for each of some axes, by name in any spelling; also as tables and
             legends show it, with fewer digits.
-        exact: names of which no fewer digits count.
+        exact: the names of which the value counts, and its text does not.
 
     Raises:
         UserError: listing each name that is no axis, and each value that no config has.
     """
-    known, errors, wanted = axis_values(run), list[str](), dict[str, NDArray[np.bool_]]()
+    known, errors = axis_values(run), list[str]()
     by_lower = {name.lower(): name for name in known}
+    axes = {name: axis for axis in run.sweep["axes"] for name in _labels(axis)}
+    fitting: dict[str, NDArray[np.bool_]] = {}
     for given, value in selection.items():
         lower = given.lower()
         name = given if given in known else canonical_name(given) or by_lower.get(lower, lower)
@@ -87,9 +132,16 @@ def select(
                 f"are {', '.join(known) or 'none'}"
             )
             continue
-        wanted[name] = _fitting(known[name], value, exact=given in exact)
-        if not wanted[name].any():
-            errors.append(f"{name}: got {shown(value)}; valid are {_nearest(known[name], value)}")
+        fitting[name] = _fitting(axes[name], name, value, name in exact)
+        if not fitting[name].any():
+            got = axis_label(value) if callable(value) else shown(value)
+            text = f"{name}: got {got}; valid are {_nearest(known[name], value)}"
+            if namesakes := [label for label in known[name] if equals_label(label, value)]:
+                text = (
+                    f"{name}: got {got}, whose code or content is another one in run {run.id}; "
+                    f"give the same, or take that one with sel={ {name: namesakes[0]}!r}"
+                )
+            errors.append(text)
     if errors:
         raise UserError("; ".join(errors))
     indices, shape = included(run), _shape(run)
@@ -97,15 +149,9 @@ def select(
     places = np.unravel_index(indices, shape) if shape else ()
     for axis, at in zip(run.sweep["axes"], places, strict=True):
         for name in _labels(axis):
-            if name in wanted:
-                chosen &= wanted[name][at]
+            if name in fitting:
+                chosen &= fitting[name][at]
     return np.asarray(indices[chosen], dtype=np.int64)
-
-
-def _fitting(labels: Sequence[Any], value: Any, *, exact: bool) -> NDArray[np.bool_]:
-    if not exact:
-        return matching(labels, value)
-    return np.array([equals_label(label, value) for label in labels], dtype=bool)
 
 
 def select_one(

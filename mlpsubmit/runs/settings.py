@@ -9,7 +9,7 @@ from mlpsubmit.results.names import spaced
 from mlpsubmit.results.source import FixedSetting, Text
 from mlpsubmit.spec.hyperparameters import UNSWEPT, Hyperparameters
 
-__all__ = ["axis_codes", "fixed_settings", "grab_functions", "setting_texts"]
+__all__ = ["axis_hashes", "fixed_settings", "grab_functions", "setting_texts"]
 
 #: Settings that axes take the place of.
 _AXES = ("num_trials", "target_monomials")
@@ -51,25 +51,21 @@ _DESCRIPTIONS = {
 def fixed_settings(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:
     """Return all settings of a sweep.json that are on no axis, by name."""
     functions = sweep["functions"]
-    of_code, own = functions.get("hashes", {}), functions.get("arguments", {})
+    hashes, own = functions.get("hashes", {}), functions.get("arguments", {})
     named = {name: functions[name] for name in _FUNCTIONS if name in functions}
     found = {**sweep["hyperparameters"], **own, **sweep["arguments"], **named, "trial": 0}
     on_axes = {name for axis in sweep["axes"] for name in axis["names"]}
     return {
-        name: FixedSetting(value, of_code.get(name, ""), name not in _NOT_COUNTING)
+        name: FixedSetting(value, hashes.get(name, ""), name not in _NOT_COUNTING)
         for name, value in found.items()
         if name not in {*on_axes, *_AXES}
     }
 
 
-def axis_codes(sweep: Mapping[str, Any], axis: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def axis_hashes(axis: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the hashes of the values on an axis of a sweep.json, of names that have any."""
-    hashes = sweep["functions"].get("hashes", {})
-    found = {
-        name: tuple(hashes.get(f"axis {name}[{position}]", "") for position in range(len(values)))
-        for name, values in zip(axis["names"], axis["values"], strict=True)
-    }
-    return {name: codes for name, codes in found.items() if any(codes)}
+    pairs = zip(axis["names"], axis["hashes"], strict=True)
+    return {name: tuple(hashes) for name, hashes in pairs if hashes}
 
 
 def grab_functions(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:

@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mlpsubmit.arguments import function_name
 from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.spec import bytecode
@@ -32,7 +30,6 @@ __all__ = [
     "SOURCES",
     "ingredient",
     "ingredients",
-    "is_in_full",
     "sources",
     "stored",
     "whole",
@@ -156,15 +153,6 @@ def _on_axes(spec: Spec) -> dict[str, dict[str, Ingredient]]:
                 if parts and (callable(value) or any(n.startswith(SOURCES) for n in parts)):
                     found.setdefault(name, {})[str(position)] = entry
     return found
-
-
-def is_in_full(value: Any) -> bool:
-    """Return whether the text of a value says all of it: not that of a function or a tensor."""
-    if isinstance(value, dict):
-        return all(map(is_in_full, (*value, *value.values())))
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(map(is_in_full, value))
-    return isinstance(value, (*_PLAIN, np.generic))
 
 
 def _initial(tables: KeyTables) -> dict[str, Any] | None:

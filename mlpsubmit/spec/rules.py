@@ -106,7 +106,7 @@ def _test_set_errors(
 ) -> list[str]:
     asking = [] if eval_every is None else [f"EVAL_EVERY={eval_every!r}"]
     asking += [
-        f"METRIC_THRESHOLDS of {key}" for key in metric_thresholds if key.startswith("test_")
+        f"METRIC_THRESHOLDS of {key}" for key in metric_thresholds if str(key).startswith("test_")
     ]
     if n_test > 0 or not asking:
         return []

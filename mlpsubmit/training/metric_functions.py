@@ -199,7 +199,7 @@ class ByCallable:
         value = self._function(output, y)
         got = value
         if is_masked(value):
-            raise self._refusal("a masked value", output, y)
+            raise self._refusal("a masked value", output, y, "")
         if not isinstance(value, Tensor):
             try:
                 value = torch.as_tensor(np.asarray(value))  # a float of Python is float64

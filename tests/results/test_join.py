@@ -18,6 +18,7 @@ from mlpsubmit.results import Dimension, Layout, to_dataset, write
 from mlpsubmit.results.join import Part, join, joined
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.results.source import FixedSetting
+from mlpsubmit.results.values import scalar_hash
 from tests.results.conftest import Failure as FakeFailure
 from tests.results.conftest import FakePack, FakeSource, make_layout, make_pack
 
@@ -204,10 +205,10 @@ def test_functions_of_one_name_are_told_apart_by_their_hashes():
     runs = []
     for n, code in enumerate(codes):
         one = part(f"r{n}", trial=[n])
-        one.layout.settings["batchfn"] = FixedSetting("mine", code=code)
+        one.layout.settings["batchfn"] = FixedSetting("mine", hash=code)
         runs.append(one)
     ds = to_dataset(*joined(runs))
-    assert ds.batchfn.values.tolist() == ["mine (aaaa)", "mine (library)"]
+    assert ds.batchfn.values.tolist() == ["mine (aaaa)", f"mine ({scalar_hash('mine')[:8]})"]
     assert ds.status.sel(batchfn="mine (aaaa)").values.tolist() == ["done", "excluded", "done"]
 
 
@@ -215,23 +216,165 @@ def test_functions_on_axes_are_told_apart_by_their_hashes():
     def on_axis(name, codes, **axes):
         one = part(name, f=["fa", "fb"], **axes)
         first, *others = one.layout.dimensions
-        first = replace(first, codes={"f": codes})
+        first = replace(first, hashes={"f": codes})
         layout = replace(one.layout, dimensions=(first, *others))
         return replace(one, layout=layout)
 
     runs = [on_axis("a", ("1111", "2222"), w=[4]), on_axis("b", ("3333", "2222"), w=[8])]
     runs.append(part("c", settings={"f": "fb"}, w=[16]))
-    runs[2].layout.settings["f"] = FixedSetting("fb", code="4444")
+    runs[2].layout.settings["f"] = FixedSetting("fb", hash="4444")
     ds = to_dataset(*joined(runs))
     assert ds.f.values.tolist() == ["fa (1111)", "fb (2222)", "fa (3333)", "fb (4444)"]
     there = (ds.status == "done").sel(w=[4, 8, 16]).transpose("f", "w").values
     assert there.astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]]
     datasets = [to_dataset(one.layout, one.source) for one in runs]
-    assert json.loads(datasets[0].f.attrs["function_hashes"]) == {"fa": "1111", "fb": "2222"}
+    assert json.loads(datasets[0].f.attrs["value_hashes"]) == {"fa": "1111", "fb": "2222"}
     xr.testing.assert_identical(join(datasets), ds)
     selected = join([datasets[0].sel(f=["fb"]), datasets[1]])
     assert selected.f.values.tolist() == ["fb", "fa"]
     assert join([selected, datasets[2]]).f.values.tolist() == ["fb (2222)", "fa", "fb (4444)"]
+
+
+def functions(run, labels, hashes, **settings):
+    """A part with an axis of functions."""
+    one = part(run, settings=settings, f=labels)
+    layout = replace(one.layout, dimensions=(Dimension("f", {"f": labels}, {"f": hashes}),))
+    return replace(one, layout=layout)
+
+
+def test_positions_of_functions_on_the_axes_of_runs_tell_nothing_apart():
+    """`f #0` of one run is `f #1` of another."""
+    runs = [
+        functions("a", ("f #0", "f #1"), ("1111", "2222")),
+        functions("b", ("f #0", "g #1", "f #2"), ("2222", "4444", "3333")),
+        functions("c", ("f",), ("2222",)),
+    ]
+    runs[1].source.held[0].held |= {"steps": np.array([11, 12, 13])}
+    runs[1].source.held[0].held |= {"train_loss": np.array([2.0, 3.0, 4.0])}
+    runs[1].source.held[0].held |= {"test_loss": runs[0].source.held[0]["test_loss"][[1, 1, 1]]}
+    runs[2].source.held[0].held |= {
+        name: runs[0].source.held[0][name][1:] for name in ("steps", "train_loss", "test_loss")
+    }
+    ds = to_dataset(*joined(runs))
+    assert ds.f.values.tolist() == ["f (1111)", "f (2222)", "g", "f (3333)"]
+    assert ds.steps.values.tolist() == [10, 11, 12, 13]
+    datasets = [to_dataset(one.layout, one.source) for one in runs]
+    xr.testing.assert_identical(join(datasets), ds)
+    # Those that are joined already are joined again, in any order.
+    for again in (join([ds, *datasets]), join([join(datasets[:2]), datasets[2]])):
+        xr.testing.assert_equal(again, ds)
+    turned = join([datasets[2], ds])
+    assert turned.f.values.tolist() == ["f (2222)", "f (1111)", "g", "f (3333)"]
+    assert turned.attrs["n_configs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "values"),
+    [
+        (2**53, 2**53 + 1, [2**53, 2**53 + 1]),
+        (2.0**53, 2**53, None),
+        (1, True, ["1", "True"]),
+        (True, False, [True, False]),
+        (1, "1", [f"1 ({scalar_hash(1)[:8]})", f"1 ({scalar_hash('1')[:8]})"]),
+        (0.5, 2**53 + 1, ["0.5", str(2**53 + 1)]),
+        ("a\0", r"a\0", [rf"a\0 ({scalar_hash(one)[:8]})" for one in ("a\0", r"a\0")]),
+        (math.nan, math.nan, None),
+        (math.nan, 1.0, [math.nan, 1.0]),
+    ],
+)
+def test_settings_are_equal_as_values_are_and_not_as_texts(one, two, values):
+    runs = [part("a", settings={"v": one}, t=[0]), part("b", settings={"v": two}, t=[1])]
+    ds = to_dataset(*joined(runs))
+    assert ds.status.dims == (("t",) if values is None else ("v", "t"))
+    if values is None:
+        assert (ds.attrs["n_configs"], ds.attrs["v"]) == (2, one) or math.isnan(ds.attrs["v"])
+    else:
+        np.testing.assert_array_equal(ds.v.values, values)
+    datasets = [to_dataset(run.layout, run.source) for run in runs]
+    again = join(datasets)
+    xr.testing.assert_equal(again, ds)
+    on_axis = part("a", v=[one], t=[0])
+    along = to_dataset(*joined([on_axis, runs[1]]))
+    assert along.sizes["v"] == len(values or [one])
+    assert along.attrs["n_configs"] == ds.attrs["n_configs"]
+    xr.testing.assert_equal(join([again, datasets[0]]), ds)
+
+
+_KINDS = ("loss_checkpoints", "percent_thresholds")
+
+
+def thresholds_of(run, trial, **axes):
+    """A part with thresholds of one kind, along an axis if they are several lists."""
+    ((kind, lists),) = axes.items()
+    settings = dict.fromkeys({*_KINDS} - {kind}, "None")
+    if len(lists) == 1:
+        settings[kind] = str(lists[0])
+        return part(run, settings=settings, thresholds=lists[0], trial=[trial])
+    one = part(run, settings=settings, **{kind: list(map(str, lists))}, trial=[trial])
+    one.source.held[0].held["timekeys"] = np.zeros((len(lists), 1), dtype=np.int64)
+    layout = replace(one.layout, thresholds=(0.0,), threshold_axis=(kind, lists))
+    return replace(one, layout=layout)
+
+
+def test_thresholds_of_both_kinds_are_on_one_axis():
+    """A config has one of the two: their product would have points that no launch can have."""
+    losses = thresholds_of("a", 0, loss_checkpoints=[(0.4,)])
+    percents = thresholds_of("b", 0, percent_thresholds=[(0.5,), (0.3,)])
+    several = thresholds_of("c", 1, loss_checkpoints=[(0.4,), (0.2,)])
+    for runs in ([losses, percents], [percents, losses], [percents, several], [several, percents]):
+        ds = to_dataset(*joined(runs))
+        assert ds.status.dims[0] in ("_".join(_KINDS), "_".join(reversed(_KINDS)))
+        pairs = zip(ds.loss_checkpoints.values, ds.percent_thresholds.values, strict=True)
+        set_ = [pair for pair in pairs if "None" in pair and pair != ("None", "None")]
+        assert len(set_) == ds.sizes[ds.status.dims[0]]
+        for (loss, percent), (value,) in zip(set_, ds.threshold_value.values, strict=True):
+            assert (percent if loss == "None" else loss) == f"({value},)"
+        xr.testing.assert_equal(join([to_dataset(one.layout, one.source) for one in runs]), ds)
+
+
+def test_a_third_setting_keeps_its_own_axis():
+    runs = []
+    for n, (lr, kind) in enumerate(itertools.product([0.1, 0.2], _KINDS)):
+        one = thresholds_of(f"r{n}", 0, **{kind: [(0.4,)]})
+        one.layout.settings["lr"] = FixedSetting(lr)
+        runs.append(one)
+    ds = to_dataset(*joined(runs))
+    assert set(ds.status.dims) == {"lr", "_".join(reversed(_KINDS)), "trial"}
+    assert ds.attrs["n_excluded"] == 0
+
+
+def test_thresholds_along_no_setting_are_refused():
+    one = thresholds_of("a", 0, loss_checkpoints=[(0.4,), (0.2,)])
+    other = thresholds_of("b", 1, loss_checkpoints=[(0.3,)])
+    renamed = replace(one, layout=replace(one.layout, threshold_axis=("mine", [(0.4,), (0.2,)])))
+    wanted = "different thresholds on train_loss, and no setting that differs; collect them again"
+    with pytest.raises(UserError, match=wanted):
+        joined([renamed, other])
+
+
+def test_equal_configs_with_timekeys_of_fewer_thresholds_are_equal():
+    """In a dataset timekeys are padded to the most thresholds of any of its configs."""
+    two = thresholds_of("a", 0, loss_checkpoints=[(0.4,)])
+    more = part("b", thresholds=(0.2, 0.1), settings={"loss_checkpoints": "(0.2, 0.1)"}, trial=[0])
+    both = join([to_dataset(one.layout, one.source) for one in (two, more)])
+    again = join([both, to_dataset(two.layout, two.source)])
+    xr.testing.assert_equal(again, both)
+
+
+def test_grabs_at_steps_of_their_own_have_their_own_dimension():
+    """Also if the union of the steps of the losses is that of the grabs."""
+
+    def traced(run, w, steps):
+        arrays = {"step": steps, "train_loss": [[1.0] * len(steps)]}
+        arrays |= {"test_loss": [[1.0] * len(steps)], "grab_step": [0, 1, 2]}
+        return part(run, packs=[make_pack([0], **arrays, grab__g=np.ones((1, 3)))], w=[w])
+
+    runs = [traced("a", 4, [0, 1, 2]), traced("b", 8, [0, 2])]
+    ds = to_dataset(*joined(runs))
+    assert ds.g.dims == ("w", "grab_step")
+    again = join([to_dataset(one.layout, one.source) for one in runs])
+    xr.testing.assert_identical(again, ds)
+    assert again.results_hash == ds.results_hash
 
 
 def test_an_axis_of_one_run_is_a_setting_of_another():
@@ -356,11 +499,11 @@ def test_what_was_selected_of_an_axis_tells_datasets_apart():
     named = whole.rename(w="threshold_of_mine")  # no variable of the thresholds
     again = join([named.isel(threshold_of_mine=0), named.isel(threshold_of_mine=1)])
     assert again.threshold_of_mine.values.tolist() == [4, 8]
-    codes = {"function_hashes": json.dumps({"fa": "1111", "fb": "2222"})}
+    codes = {"value_hashes": json.dumps({"fa": "1111", "fb": "2222"})}
     functions = whole.assign_coords(w=("w", ["fa", "fb"], codes))
     again = join([functions.sel(w="fb"), functions.sel(w="fa")])
     assert again.w.values.tolist() == ["fb", "fa"]
-    assert json.loads(again.w.attrs["function_hashes"]) == {"fa": "1111", "fb": "2222"}
+    assert json.loads(again.w.attrs["value_hashes"]) == {"fa": "1111", "fb": "2222"}
 
 
 def test_final_values_among_traces_are_equal_wherever_those_end():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import math
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +167,12 @@ def test_the_source_may_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture
             r"NONLINEARITY is relu in run .* and tanh here .* where the same weights are another",
         ),
         (
+            from_run("before", sel={"trial": 0}),
+            {"nonlinearity": torch.relu},  # without the gain of the built-in one
+            r"NONLINEARITY is another relu in run .* than here .*, in code or content, where the "
+            "same weights are another function; use the one of that run, or select another",
+        ),
+        (
             from_run("before"),
             {},
             r"axes that this sweep has not, .*\(trial: 0, 1\), as in sel=\{'trial': 0\}",
@@ -212,3 +222,114 @@ def test_arguments_of_from_run_are_checked() -> None:
     with pytest.raises(SpecError, match=r"(?s)got 3; .*got sel=\[1\]; .*got step='x'; should be"):
         from_run(3, sel=[1], step="x")  # type: ignore[arg-type]
     assert repr(from_run("a", {"gamma": 1.0}, 5)) == "from_run('a', sel={'gamma': 1.0}, step=5)"
+
+
+def leaky(slope: float) -> Any:
+    return functools.partial(torch.nn.functional.leaky_relu, negative_slope=slope)
+
+
+def scaled(factor: float) -> Any:
+    return lambda x: torch.sin(factor * x)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        (leaky(0.1), leaky(0.9), "leaky_relu"),
+        (nn.LeakyReLU(0.1), nn.LeakyReLU(0.9), "LeakyReLU"),
+        (scaled(1.0), scaled(3.0), "<lambda>"),
+    ],
+)
+def test_nonlinearities_of_one_name_are_told_apart(
+    before: Any, after: Any, name: str, tmp_path: Path
+) -> None:
+    first = trained(tmp_path, "before", {}, WIDTH=4, MAX_ITER=2, nonlinearity=before)
+    source = from_run(first.path)
+    begun = {"INIT_WEIGHTS": source, "WIDTH": 4, "MAX_ITER": 2}
+    again = trained(tmp_path, "after", {}, nonlinearity=copy.deepcopy(before), **begun)
+    assert again.status().done == 1
+    with pytest.raises(SpecError, match=rf"NONLINEARITY is another {name} in run .* than here"):
+        trained(tmp_path, "after", {}, nonlinearity=after, **begun)
+    # Every value of an axis is compared.
+    axes = {"nonlinearity": [before, after]}
+    with pytest.raises(SpecError, match=rf"is another {name} in run .* \(Config\(nonlinearity="):
+        trained(tmp_path, "after", axes, **begun)
+
+
+def valued(bsz: int, gen: torch.Generator, v: Any = None) -> Any:
+    return noisy(bsz, gen)
+
+
+def along(folder: Path, name: str, values: list[Any], **settings: Any) -> Run:
+    """A run with an axis `v` that no result depends on; its networks differ in their widths."""
+    points = [(value, 4 + n) for n, value in enumerate(values)]
+    given = {**SETTINGS, "MAX_ITER": 2, **settings}
+    sweep = Sweep(name, {("v", "WIDTH"): points}, batchfn=valued, **given)
+    return launch(sweep, executor="debug", runs_dir=folder)
+
+
+TABLE = torch.arange(2000.0)
+CHANGED = torch.where(TABLE == 1000, 0, TABLE)  # of the same text
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [leaky(0.1), leaky(0.2)],
+        [scaled(1.0), scaled(2.0), torch.sin],
+        [TABLE, CHANGED],
+        [True, "True"],
+        [1, "1"],
+        [None, "None", math.nan, Fraction(1, 3)],
+    ],
+)
+def test_axes_are_matched_by_value(values: list[Any], tmp_path: Path) -> None:
+    before = along(tmp_path, "before", values)
+    source = from_run(before.path)
+    own = [copy.deepcopy(value) for value in values]
+    after = along(tmp_path, "after", own, INIT_WEIGHTS=source)
+    assert after.status().done == len(values)
+    for value, shown in zip(values, before.collect().v.values, strict=True):
+        models = [before.model(v=value), before.model(v=shown), after.model(v=value, initial=True)]
+        first, *others = map(tensors, models)
+        assert all(map(torch.equal, first, other) for other in others)
+        assert len({len(weights[0]) for weights in (first, *others)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (scaled(1.0), scaled(3.0), r"v: got <lambda>, whose code or content is another one in run"),
+        (TABLE, CHANGED, r"v: got tensor\(.* whose code or content is another one in run"),
+        (1, "1", r"v: got '1', whose .*; give the same, or take that one with sel=\{'v': 1\}"),
+        (leaky(0.1), scaled(1.0), r"v: got <lambda>; valid are leaky_relu"),
+    ],
+)
+def test_values_of_one_text_are_not_matched(
+    before: Any, after: Any, text: str, tmp_path: Path
+) -> None:
+    first = along(tmp_path, "before", [before])
+    with pytest.raises(SpecError, match=f"(?s){text}"):
+        along(tmp_path, "after", [after], INIT_WEIGHTS=from_run(first.path))
+    label = first.collect().v.values[0]
+    source = from_run(first.path, sel={"v": label})  # what a person types is a text
+    assert along(tmp_path, "after", [after], INIT_WEIGHTS=source).status().done == 1
+
+
+def network(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 1))
+
+
+def other_network(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 1))
+
+
+def test_another_model_with_the_same_tensors_is_told(tmp_path: Path) -> None:
+    other_network.__name__ = "network"
+    given = {"WIDTH": 4, "MAX_ITER": 2, "PARAMETRIZATION": "sp"}
+    before = trained(tmp_path, "before", {}, MODEL=network, **given)
+    source = from_run(before.path)
+    trained(tmp_path, "after", {}, MODEL=network, INIT_WEIGHTS=source, **given)
+    text = f"MODEL is another function in run {before.id} than here; with the same weights, the"
+    with pytest.warns(UserWarning, match=text):
+        trained(tmp_path, "after", {}, MODEL=other_network, INIT_WEIGHTS=source, **given)

@@ -1,5 +1,6 @@
 """Runs that are collected together, against a launch of the union of their sweeps."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from mlpsubmit import Sweep, collect, launch
 from mlpsubmit.errors import UserError
 from mlpsubmit.grabs import weight_norms
 from mlpsubmit.results.join import join
+from mlpsubmit.results.settings import hashes_of
+from mlpsubmit.results.values import identity
+from mlpsubmit.runs.value_labels import value_hash
 
 
 def batches(bsz, gen, noise=0.25):
@@ -203,3 +207,165 @@ def test_a_run_without_an_axis_of_another_is_refused(workplace, mlpsubmit):
     assert not Path("joined.nc").exists()
     with pytest.raises(UserError, match="has the axis scale"):
         collect(first, second)
+
+
+# ---- values are identified by what they are, and not by their texts ------------------------------
+
+
+def using(bsz, gen, v=None):
+    def batch_fn(step):
+        X = torch.randn(bsz, 3, generator=gen)
+        return X, X[:, 0]
+
+    return batch_fn
+
+
+def told(model, v=None):
+    """A number that tells values of one text apart."""
+    result = v(torch.tensor([-1.0, 0.5])).sum() if callable(v) else len(repr(v))
+    return float(result) + (100.0 if isinstance(v, str) else 0.0)
+
+
+def at_least(x):
+    return functools.partial(torch.clamp, min=x)
+
+
+def times(factor):
+    def f(x):
+        return x * factor
+
+    return f
+
+
+def of_values(axes, **given):
+    return trained(axes, batchfn=using, grabs={"told": told}, MAX_ITER=2, **given)
+
+
+def by_identity(dataset):
+    """A dataset with the hashes of the values as its coordinate, sorted."""
+    labels = dataset.v.values.tolist()
+    hashes = hashes_of(labels, dataset.v.attrs)
+    found = [identity(*pair) for pair in zip(labels, hashes, strict=True)]
+    return dataset.assign_coords(v=found).sortby("v").drop_vars("seconds")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "union"),
+    [
+        (
+            {"v": [torch.relu, torch.nn.functional.relu6], "trial": [0]},
+            {"v": [torch.nn.functional.relu6, torch.relu], "trial": [1]},
+            {"v": [torch.relu, torch.nn.functional.relu6], "trial": [0, 1]},
+        ),
+        (
+            {"v": [at_least(0.0)], "trial": [0]},
+            {"v": [at_least(0.0), at_least(1.0)], "trial": [0]},
+            {"v": [at_least(0.0), at_least(1.0)], "trial": [0]},
+        ),
+        (
+            {"v": [at_least(0.0), at_least(1.0)], "trial": [0]},
+            {"v": [at_least(1.0), at_least(2.0)], "trial": [0]},
+            {"v": [at_least(2.0), at_least(0.0), at_least(1.0)], "trial": [0]},
+        ),
+        (
+            {"v": [times(1), times(2)], "trial": [0]},
+            {"v": [times(2)], "trial": [1]},
+            {"v": [times(1), times(2)], "trial": [0, 1]},
+        ),
+        ({"v": [1, "1"], "trial": [0]}, {"v": ["1"], "trial": [1]}, None),
+        ({"v": [None], "trial": [0]}, {"v": ["None"], "trial": [1]}, None),
+        ({"v": [2**53], "trial": [0]}, {"v": [2**53 + 1], "trial": [0]}, None),
+    ],
+)
+def test_each_value_is_there_once(workplace, first, second, union):
+    runs = [of_values(axes) for axes in (first, second)]
+    if union is None:
+        together = {"v": first["v"], "trial": first["trial"]}
+        together["v"] = list({value_hash(one): one for one in first["v"] + second["v"]}.values())
+        together["trial"] = sorted({*first["trial"], *second["trial"]})
+        union = together
+    found, expected = by_identity(collect(*runs)), by_identity(of_values(union).collect())
+    inside = found.status != "excluded"
+    assert int(inside.sum()) == found.attrs["n_configs"]
+    for name in ("train_loss", "steps", "told", "status"):
+        xr.testing.assert_equal(found[name].where(inside), expected[name].where(inside))
+    datasets = [run.collect() for run in runs]
+    xr.testing.assert_identical(by_identity(join(datasets)).told, found.told)
+    # What is joined already is joined again; and from files.
+    collect(*runs).to_netcdf("joined.nc", engine="h5netcdf")
+    with xr.open_dataset("joined.nc", engine="h5netcdf") as read:
+        again = join([read.load(), *datasets])
+    xr.testing.assert_equal(by_identity(again).told, found.told)
+    # Where it is fixed, too.
+    fixed = of_values({"trial": second["trial"]}, v=second["v"][0])
+    xr.testing.assert_equal(by_identity(collect(*runs, fixed)).told, found.told)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "apart"),
+    [
+        (torch.relu, torch.nn.functional.relu, True),
+        (True, "True", True),
+        (1, 1.0, False),
+        ((0, 1), (0.0, 1.0), False),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, False),
+        (at_least(1.0), at_least(1.0), False),
+    ],
+)
+def test_fixed_values_that_differ_become_an_axis(workplace, one, two, apart):
+    runs = [of_values({"trial": [n]}, v=value) for n, value in enumerate((one, two))]
+    found = collect(*runs)
+    assert found.status.dims == (("v", "trial") if apart else ("trial",))
+    assert found.attrs["n_configs"] == 2
+    xr.testing.assert_equal(join([run.collect() for run in runs]), found)
+
+
+def test_seeds_beyond_the_digits_of_floats_are_told_apart(workplace):
+    runs = [of_values({"trial": [0]}, SEED=seed) for seed in (2**53, 2**53 + 1)]
+    assert collect(*runs).seed.values.tolist() == [2**53, 2**53 + 1]
+
+
+def test_a_batch_function_is_told_apart_by_its_code_and_not_by_the_arguments_that_are_settings(
+    workplace,
+):
+    runs = [
+        trained({"trial": [0]}, batchfn=functools.partial(batches, noise=noise), MAX_ITER=2)
+        for noise in (0.5, 0.75)
+    ]
+    runs.append(trained({"trial": [0]}, batchfn=batches, noise=0.25, MAX_ITER=2))
+    assert collect(*runs).status.dims == ("noise", "trial")
+    positional = [functools.partial(noisy, noise) for noise in (0.5, 0.75)]
+    runs = [trained({"trial": [0]}, batchfn=own, MAX_ITER=2) for own in positional]
+    assert collect(*runs).sizes["batchfn"] == 2
+
+
+def noisy(noise, bsz, gen):
+    return batches(bsz, gen, noise)
+
+
+def test_thresholds_of_both_kinds_are_joined(workplace):
+    """Whichever of them lies along an axis."""
+    parts = [
+        trained({"PERCENT_THRESHOLDS": [[0.5], [0.3]], "trial": [0]}, LOSS_CHECKPOINTS=None),
+        trained({"trial": [0]}, LOSS_CHECKPOINTS=[0.4]),
+        trained({"LOSS_CHECKPOINTS": [[0.9], [0.7, 0.1]], "trial": [0]}),
+    ]
+    pairs = [(None, [0.5]), (None, [0.3]), ([0.4], None), ([0.9], None), ([0.7, 0.1], None)]
+    union = trained({("LOSS_CHECKPOINTS", "PERCENT_THRESHOLDS"): pairs, "trial": [0]})
+    expected = union.collect()
+    for kept in ([0, 1], [1, 0], [0, 2], [2, 0], [0, 1, 2]):
+        found = collect(*(parts[n] for n in kept))
+        (dim, _) = found.status.dims
+        at = {pair: n for n, pair in enumerate(zip(*_kinds(expected), strict=True))}
+        own = expected.isel(
+            {expected.status.dims[0]: [at[p] for p in zip(*_kinds(found), strict=True)]}
+        )
+        own = own.isel(threshold=slice(found.sizes["threshold"]))
+        np.testing.assert_array_equal(found.timekeys, own.timekeys)
+        np.testing.assert_array_equal(found.threshold_value, own.threshold_value)
+        assert found.sizes[dim] == found.attrs["n_configs"]
+        xr.testing.assert_equal(join([parts[n].collect() for n in kept]), found)
+
+
+def _kinds(dataset):
+    return dataset.loss_checkpoints.values.tolist(), dataset.percent_thresholds.values.tolist()

@@ -72,7 +72,7 @@ def test_hashes_tell_functions_of_one_name_apart(workplace):
     first = launch(study(), executor="debug").collect()
     again = launch(study(MAX_ITER=4), executor="debug").collect()
     other = launch(study(batchfn=renamed), executor="debug").collect()
-    assert first.function_hashes == again.function_hashes
+    assert first.value_hashes == again.value_hashes
     assert first.batchfn == other.batchfn == "batches"
     assert fixed_settings(first.attrs)["batchfn"] != fixed_settings(other.attrs)["batchfn"]
     assert fixed_settings(first.attrs)["data"] == fixed_settings(other.attrs)["data"]
@@ -92,13 +92,13 @@ def test_values_that_texts_do_not_say_in_full_are_told_apart(workplace):
     after = lambda x: x + 2  # noqa: E731
     table = torch.arange(2000.0)
     one, two = launched(before, 4, table), launched(after, 8, table)
-    codes = [json.loads(ds.form.attrs["function_hashes"]) for ds in (one, two)]
-    assert [{*own} for own in codes] == [{"<lambda>"}] * 2
+    codes = [json.loads(ds.form.attrs["value_hashes"]) for ds in (one, two)]
+    assert [{*own} for own in codes] == [{"<lambda>", "sign"}] * 2
     found = join([one, two])
     assert found.form.values.tolist() == [
-        f"<lambda> ({codes[0]['<lambda>']})",
+        f"<lambda> ({codes[0]['<lambda>'][:8]})",
         "sign",
-        f"<lambda> ({codes[1]['<lambda>']})",
+        f"<lambda> ({codes[1]['<lambda>'][:8]})",
     ]
     other = table.clone()
     other[1000] = 0  # is not in the text
@@ -111,8 +111,8 @@ def test_networks_to_start_from_are_told_apart_by_their_weights(workplace):
     for seed in (1, 2):
         launch(study(SAVE_WEIGHTS="final", SEED=seed), executor="debug")
         again = study("again", INIT_WEIGHTS=from_run("alone"))
-        hashes.append(launch(again, executor="debug").collect().attrs["function_hashes"])
+        hashes.append(launch(again, executor="debug").collect().attrs["value_hashes"])
     first, second = map(json.loads, hashes)
-    assert len(first["init_weights"]) == 8
+    assert len(first["init_weights"]) == 16
     assert first["init_weights"] != second["init_weights"]
     assert first["batchfn"] == second["batchfn"]
