@@ -20,7 +20,7 @@ from mlpsubmit.display.text import (
     throughput,
 )
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
-from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
+from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere, pack_share
 from mlpsubmit.jobs.liveness import Watch, patience
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.slurm.queue import JobState
@@ -455,16 +455,11 @@ def _shares(run: RunDirectory, beats: Beats, running: Container[str]) -> dict[in
     """
     shares: dict[int, float] = {}
     for name, beat in beats.items():
-        share = _share(beat, beat.get("step", 0))
+        share = pack_share(beat)
         if share and (name in running or run.checkpoint(beat["pack"]).exists()):
             pack = int(beat["pack"])
             shares[pack] = max(shares.get(pack, 0.0), share)
     return shares
-
-
-def _share(beat: Mapping[str, Any], steps: int) -> float:
-    """Return the fraction of a task's pack that a number of steps trains."""
-    return steps / beat["max_iter"] if beat.get("max_iter") else 0.0
 
 
 def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
@@ -474,7 +469,7 @@ def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
     ended early count as done in full, but were not computed in full.
     """
     own = float(plan.pack_costs[int(beat["pack"])])
-    made = own * _share(beat, beat["step"] - beat.get("first_step", 0))
+    made = own * (pack_share(beat) - float(beat.get("first_share", 0.0)))
     updated = float(beat["updated"])
     in_pack = updated - float(beat.get("pack_started", updated))
     if made > 0 and in_pack >= ENOUGH_SECONDS:

@@ -237,6 +237,11 @@ def test_a_config_in_training(mlpsubmit: Command, workplace: Path, records: Any)
     assert (running["results"], running["steps"]) == ({}, None)
     text = mlpsubmit("show", run.id, "--config", "4").out
     assert "\nrunning, step 7 of 20\n" in text
+    several = {"configs": 4, "stack": 1, "settled": 2}  # which of the four is not known
+    publish_json(run.heartbeat("000-0000"), {**beat, **pack, **several, "cost_done": 0.0})
+    text = mlpsubmit("show", run.id, "--config", "4").out
+    assert "\nrunning, step 7 of 20 with 1 of 4 configs after 2 others\n" in text
+    assert shown(mlpsubmit, run.id, "--config", "4")["step"] is None
     assert shown(mlpsubmit, run.id, "--config", "0")["state"] == "missing"
 
 
