@@ -380,7 +380,8 @@ def test_equal_failures_are_shown_once_with_the_line_of_the_user(
     ]
     assert terminal.report(replace(status_of("failed"), failed=3, failures=failures)) == 1
     shown = capsys.readouterr().err
-    assert "  failed: ValueError: no 0 (3 configs)\n    spec.py:3 in f: f(x)\n" in shown
+    other = "others with other numbers: mlpsubmit show 20260101-000000-abcdef --config 1"
+    assert f"  failed: ValueError: no 0 (3 configs; {other})\n    spec.py:3 in f: f(x)\n" in shown
     assert "torch" not in shown
 
 
