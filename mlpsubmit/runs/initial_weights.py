@@ -197,7 +197,7 @@ class _Source:
             UserError: there is none, or the same weights would be another function here.
         """
         own = {name: config[name] for name in self.matched}
-        index = select_one(self.run, {**own, **self.value.sel}, "its networks")
+        index = select_one(self.run, {**own, **self.value.sel}, "its networks", exact=own)
         there = {**self._fixed, **point(self.run, index)}
         mlps = config["model"] == there.get("model") == "mlp"
         for name in (*_SAME, "nonlinearity") if mlps else _SAME:

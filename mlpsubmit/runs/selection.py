@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.display.text import counted
-from mlpsubmit.errors import UserError, did_you_mean
+from mlpsubmit.errors import UserError, did_you_mean, shown
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.results.shown_values import equals_label, matching
 from mlpsubmit.spec.hyperparameters import canonical_name
 
-__all__ = ["axis_values", "equals_label", "point", "point_text", "select", "select_one"]
+__all__ = ["axis_values", "included", "point", "point_text", "select", "select_one"]
 
 #: The most configs, and values of an axis, that a message lists.
 _LISTED = 6
@@ -39,7 +40,7 @@ def _shape(run: RunDirectory) -> tuple[int, ...]:
     return tuple(len(axis["values"][0]) for axis in run.sweep["axes"])
 
 
-def _included(run: RunDirectory) -> NDArray[np.int64]:
+def included(run: RunDirectory) -> NDArray[np.int64]:
     """Return the flat indices of the configs that ``where`` keeps."""
     size, mask = math.prod(_shape(run)), run.sweep["included"]
     return np.arange(size) if mask is None else np.flatnonzero(decode_mask(mask, size))
@@ -62,69 +63,70 @@ def point_text(run: RunDirectory, index: int) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items()) or "the only config"
 
 
-def equals_label(label: Any, wanted: Any) -> bool:
-    """Return whether a label of an axis is a wanted value, or has its text."""
-    item = getattr(wanted, "item", None)
-    if callable(item) and getattr(wanted, "ndim", 1) == 0:
-        wanted = item()
-    if isinstance(label, (int, float)) and isinstance(wanted, (int, float)):
-        return isinstance(label, bool) == isinstance(wanted, bool) and label == wanted
-    name = getattr(wanted, "__name__", None) if callable(wanted) else None
-    return str(label) == str(name or wanted)
-
-
-def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]:
+def select(
+    run: RunDirectory, selection: Mapping[str, Any], exact: Collection[str] = ()
+) -> NDArray[np.int64]:
     """Return the flat indices of the configs with some values on axes.
 
     Args:
-        selection: one value for each of some axes, by name in any spelling.
+        selection: one value for each of some axes, by name in any spelling; also as tables and
+            legends show it, with fewer digits.
+        exact: names of which no fewer digits count.
 
     Raises:
         UserError: listing each name that is no axis, and each value that no config has.
     """
-    known, errors, wanted = axis_values(run), list[str](), dict[str, Any]()
+    known, errors, wanted = axis_values(run), list[str](), dict[str, NDArray[np.bool_]]()
+    by_lower = {name.lower(): name for name in known}
     for given, value in selection.items():
-        name = given if given in known else canonical_name(given) or given.lower()
+        lower = given.lower()
+        name = given if given in known else canonical_name(given) or by_lower.get(lower, lower)
         if name not in known:
             errors.append(
                 f"{given}: is not an axis of run {run.id}{did_you_mean(given, known)}; its axes "
                 f"are {', '.join(known) or 'none'}"
             )
-        elif not any(equals_label(label, value) for label in known[name]):
-            errors.append(
-                f"{name}: got {value!r:.80}; valid are {_listed([*dict.fromkeys(known[name])])}"
-            )
-        else:
-            wanted[name] = value
+            continue
+        wanted[name] = _fitting(known[name], value, exact=given in exact)
+        if not wanted[name].any():
+            errors.append(f"{name}: got {shown(value)}; valid are {_nearest(known[name], value)}")
     if errors:
         raise UserError("; ".join(errors))
-    indices, shape = _included(run), _shape(run)
+    indices, shape = included(run), _shape(run)
     chosen = np.ones(len(indices), dtype=bool)
     places = np.unravel_index(indices, shape) if shape else ()
     for axis, at in zip(run.sweep["axes"], places, strict=True):
-        for name, values in _labels(axis).items():
+        for name in _labels(axis):
             if name in wanted:
-                fits = np.array([equals_label(label, wanted[name]) for label in values])
-                chosen &= fits[at]
+                chosen &= wanted[name][at]
     return np.asarray(indices[chosen], dtype=np.int64)
 
 
-def select_one(run: RunDirectory, selection: Mapping[str, Any], what: str) -> int:
+def _fitting(labels: Sequence[Any], value: Any, *, exact: bool) -> NDArray[np.bool_]:
+    if not exact:
+        return matching(labels, value)
+    return np.array([equals_label(label, value) for label in labels], dtype=bool)
+
+
+def select_one(
+    run: RunDirectory, selection: Mapping[str, Any], what: str, exact: Collection[str] = ()
+) -> int:
     """Return the flat index of the one config with some values on axes.
 
     Args:
         what: a name for messages.
+        exact: as of :func:`select`.
 
     Raises:
         UserError: none matches, or several do.
     """
-    found = select(run, selection)
+    found = select(run, selection, exact)
     if len(found) == 1:
         return int(found[0])
-    shown = ", ".join(f"{name}={value!r}" for name, value in selection.items()) or "no selection"
+    given = ", ".join(f"{name}={value}" for name, value in selection.items()) or "no selection"
     if not len(found):
         raise UserError(
-            f"{what}: {shown} matches no config of run {run.id}: no config has these values "
+            f"{what}: {given} matches no config of run {run.id}: no config has these values "
             "together (a zipped axis, or where= leaves it out)"
         )
     points = [point(run, int(index)) for index in found]
@@ -132,9 +134,19 @@ def select_one(run: RunDirectory, selection: Mapping[str, Any], what: str) -> in
     texts = [", ".join(f"{name}={one[name]}" for name in free) for one in points[:_LISTED]]
     more = "; ..." if len(found) > _LISTED else ""
     raise UserError(
-        f"{what}: {shown} matches {counted(len(found), 'config')} of run {run.id} "
+        f"{what}: {given} matches {counted(len(found), 'config')} of run {run.id} "
         f"({'; '.join(texts)}{more}); select one of them: add {free[0]}=..."
     )
+
+
+def _nearest(labels: Sequence[Any], wanted: Any) -> str:
+    """Return the values of an axis, for a message; of many numbers those next to a wanted one."""
+    values = [*dict.fromkeys(labels)]
+    try:
+        near = sorted(values, key=lambda label: abs(float(label) - float(wanted)))[:_LISTED]
+    except (TypeError, ValueError):
+        return _listed(values)
+    return _listed(values) if len(values) <= _LISTED else f"{_listed(sorted(near))}, ..."
 
 
 def _listed(values: Sequence[Any]) -> str:

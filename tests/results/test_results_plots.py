@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from mlpsubmit.batchfns import Monomial
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.results import Dimension, Layout, Thresholds, plot, to_dataset
 from mlpsubmit.results._plot import drawn_into, plot_to_file, requested
 from mlpsubmit.results.figures.estimates import ERRORBARS, estimate, t_quantile
@@ -958,3 +958,17 @@ def test_values_of_any_size_are_drawn(fakes, tmp_path, curves, losses):
     roles = {} if curves else {"x": "width"}
     drawn = plot_to_file(dataset, requested("train_loss", roles, ()), tmp_path / "a.png")
     assert drawn.axes[0, 0].lines
+
+
+def test_values_are_selected_as_they_are_shown(fakes, draw):
+    lrs = [0.27384196342643613, 0.1, 0.49999999]
+    dataset = final(fakes, [0.1], [[5]] * 3, lr=lrs)
+    for shown in ("0.273842", "0.274", 0.274):
+        chosen = draw(dataset, sel={"lr": [shown, 0.1]})
+        np.testing.assert_allclose(chosen[0, 0].lines[0].get_xdata(), lrs[1::-1])
+    for range_ in ("0.274:0.5", slice(0.274, 0.5)):  # both ends, as they are shown
+        np.testing.assert_allclose(
+            draw(dataset, sel={"lr": range_})[0, 0].lines[0].get_xdata(), lrs[::2]
+        )
+    with pytest.raises(SpecError, match=r"sel: lr has no value in a:b; valid are 0\.273842, 0\.1"):
+        draw(dataset, sel={"lr": slice("a", "b")})
