@@ -415,7 +415,7 @@ class Run:
         mean: str | Sequence[str] = (),
         sel: Mapping[str, Any] | None = None,
         kind: str | None = None,
-        errorbar: str | None = None,
+        errorbar: str | None = "se",
         context: str = "paper",
         xscale: str | None = None,
         yscale: str | None = None,
@@ -435,7 +435,7 @@ class Run:
             mean: axes to average, besides the trials.
             sel: what to draw: ``{"noise": 0.3, "width": [64, 128], "lr": slice(0.01, 0.1)}``.
             kind: ``line``, ``heatmap`` or ``scatter``.
-            errorbar: ``se``, ``sd``, ``range`` or ``ci``.
+            errorbar: ``se``, ``sd``, ``range``, ``ci``, or None for no band.
             context: ``paper`` or ``talk``.
             xscale: ``log`` or ``linear``.
             yscale: the same.
@@ -448,11 +448,10 @@ class Run:
                 file exists and is not of this run.
         """
         from mlpsubmit.results import plot
+        from mlpsubmit.results._plot import needed, requested
 
-        drawn = [y] if isinstance(y, str) else y or []
-        names = {*drawn, *filter(None, (x, hue)), "train_loss", "test_loss"}
         return plot(
-            self.partial(names),
+            self.partial(needed(requested(y, {"x": x, "hue": hue}, (), None))),
             y,
             x,
             hue=hue,
