@@ -15,6 +15,7 @@ from mlpsubmit.results.figures.figure import Drawn, draw
 from mlpsubmit.results.figures.page import CONTEXTS
 from mlpsubmit.results.figures.plan import planned
 from mlpsubmit.results.figures.request import Request
+from mlpsubmit.results.figures.selection import checked
 from mlpsubmit.results.origin import MARK
 
 if TYPE_CHECKING:
@@ -134,19 +135,7 @@ def requested(
     given = {role: _names(role, name, found) for role, name in roles.items() if name is not None}
     named = {role: names[0] for role, names in given.items() if names}
     names, averaged = _names("y", y, found), _names("mean", mean, found)
-    if not isinstance(sel or {}, Mapping):
-        found.append(
-            f"sel: got {shown(sel)}; should be a dictionary, as in {{'width': 64}} or "
-            "{'lr': '0.01:0.1'}"
-        )
-        sel = {}
-    found += [
-        f"sel: got the name {shown(name)}; should be a string"
-        for name in sel or {}
-        if not isinstance(name, str)
-    ]
-    chosen = {name: value for name, value in (sel or {}).items() if isinstance(name, str)}
-    request = Request(names, named, averaged, chosen, *others)
+    request = Request(names, named, averaged, checked(sel, found), *others)
     return replace(request, problems=tuple(found))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import UserError
-from mlpsubmit.runs.run import Run, open_run, say_what_is_missing
+from mlpsubmit.runs.run import Run, as_run, say_what_is_missing
 
 if TYPE_CHECKING:
     import xarray
@@ -47,7 +47,7 @@ def collect(
             what is an axis of another; or the file has another suffix, or exists and is not of
             these runs.
     """
-    opened = [one if isinstance(one, Run) else open_run(one, runs_dir) for one in runs or (None,)]
+    opened = [as_run(one, runs_dir) for one in runs or (None,)]
     dataset = collect_runs(opened, out, force=force)
     say_what_is_missing("+".join(run.id for run in opened), dataset)
     return dataset

@@ -65,6 +65,11 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
             something of its process that belongs elsewhere.
     """
     path = path.expanduser()
+    if path.is_dir():
+        raise SpecError(
+            f"{path}: is a folder; give the path of a spec, a .py file or a notebook (.ipynb); a "
+            "run is continued with mlpsubmit resume"
+        )
     if not path.is_file():
         raise SpecError(
             f"{path}: no such file; give the path of a spec, or make one: mlpsubmit init"

@@ -330,6 +330,18 @@ def test_two_runs_are_compared(mlpsubmit: Command, workplace: Path, never_unpick
     assert (loss["compared_configs"], loss["equal_configs"]) == (4, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_states_that_differ_are_words(mlpsubmit: Command) -> None:
+    first, second = launched(mlpsubmit), launched(mlpsubmit, "LR=1e9")
+    lines = mlpsubmit("diff", first, second).out.splitlines()
+    at = lines.index("  status: 0 of 8 equal")
+    assert lines[at + 1] == "    done -> diverged at width=4, noise=0.0, trial=0"
+    found = json.loads(mlpsubmit("diff", second, first, "--json").out)["results"]["variables"]
+    (status,) = (one for one in found if one["name"] == "status")
+    assert (status["before"], status["after"]) == ("diverged", "done")
+    assert status["largest_difference"] is None
+
+
 def test_equal_runs_differ_in_nothing(mlpsubmit: Command) -> None:
     first, second = launched(mlpsubmit), launched(mlpsubmit, "--fresh")
     assert first != second

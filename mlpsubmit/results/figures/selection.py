@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlpsubmit.errors import did_you_mean
+from mlpsubmit.errors import did_you_mean, shown
 from mlpsubmit.results.figures.text import title_of
 from mlpsubmit.results.shown_values import matching, value_text
 from mlpsubmit.results.source import Array
@@ -15,7 +15,7 @@ from mlpsubmit.results.source import Array
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["parse", "select"]
+__all__ = ["checked", "parse", "select"]
 
 #: The most values that a message lists.
 _LISTED = 8
@@ -37,6 +37,21 @@ def parse(entries: Iterable[str]) -> tuple[dict[str, str], list[str]]:
         else:
             selection[name] = text
     return selection, errors
+
+
+def checked(selection: Any, errors: list[str]) -> dict[str, Any]:
+    """Return a selection from Python as a dictionary, without what is wrong in it."""
+    if not isinstance(selection or {}, Mapping):
+        errors.append(
+            f"sel: got {shown(selection)}; should be a dictionary, as in {{'width': 64}} or "
+            "{'lr': '0.01:0.1'}"
+        )
+        return {}
+    found = dict(selection or {})
+    for name in [name for name in found if not isinstance(name, str)]:
+        errors.append(f"sel: got the name {shown(name)}; should be a string")
+        del found[name]
+    return found
 
 
 def select(
