@@ -180,3 +180,14 @@ def test_configs_that_have_failed_are_no_work_that_is_left(monitor: TaskMonitor)
     monitor.checkpoint.set_aside([RowsFailure([1], "ValueError: no")], [])
     monitor.restart()
     assert monitor.heartbeat.share == pytest.approx(1 / 3)
+
+
+def test_packs_side_by_side_have_a_share_each(tmp_path: Path) -> None:
+    task = Heartbeat(tmp_path / "beat.json", 2.0, progressed=False)
+    first, second = task.of_pack(), task.of_pack()
+    first.update(configs=4, settled=2, stack=1, step=50, max_iter=100)
+    second.update(configs=2, settled=0, stack=2, step=30, max_iter=100)
+    assert (first.share, second.share) == (0.625, 0.3)
+    assert (task["settled"], task["stack"]) == (2, 1)  # the one that began first is shown
+    first.end()
+    assert (task["settled"], task["stack"], task["step"]) == (0, 2, 30)
