@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import PlainValidator
 
-from mlpsubmit.arguments import function_name
-from mlpsubmit.errors import did_you_mean
+from mlpsubmit.arguments import function_name, most_by_position
+from mlpsubmit.errors import did_you_mean, shown
 from mlpsubmit.spec.setting_types import entries, is_finite
 
 __all__ = [
@@ -65,7 +65,7 @@ def _metrics(value: Any) -> dict[str, Metric]:
         elif isinstance(entry, Mapping):
             pairs = entry.items()
         else:
-            raise ValueError(f"should be {_VALID}; {entry!r:.80} is neither")
+            raise ValueError(f"should be {_VALID}; {shown(entry)} is neither")
         for name, given in pairs:
             if name in found:
                 raise ValueError(f"should have each name once; {name!r} is there twice")
@@ -90,7 +90,12 @@ def _metric(name: Any, given: Any) -> Metric:
     if not callable(function) or direction not in (["max"], ["min"]):
         raise ValueError(
             f"should have a function and its direction for {name!r}: ({name}, 'max') where larger "
-            f"is better, else ({name}, 'min'); got {given!r:.80}"
+            f"is better, else ({name}, 'min'); got {shown(given)}"
+        )
+    if (most := most_by_position(function)) < 2:
+        raise ValueError(
+            f"should have functions that are called as f(output, y); {function_name(function)} "
+            f"takes {most} of its arguments by position"
         )
     if needed := _further_needed(function):
         raise ValueError(
@@ -126,7 +131,7 @@ def _metric_thresholds(value: Any) -> dict[str, tuple[float, ...]]:
 def _thresholds_of(key: Any, given: Any) -> tuple[float, ...]:
     thresholds = entries(given)
     if not thresholds or not all(map(is_finite, thresholds)):
-        raise ValueError(f"should have one finite number or more for {key!r}; got {given!r:.80}")
+        raise ValueError(f"should have one finite number or more for {key!r}; got {shown(given)}")
     return tuple(sorted({float(threshold) for threshold in thresholds}))
 
 

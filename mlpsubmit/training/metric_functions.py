@@ -208,12 +208,14 @@ class ByCallable:
                 raise self._refusal(described, output, y, unreturned(got, "try .mean()")) from None
         if value.ndim != 0 or value.is_complex():
             described = f"shape {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
-            raise self._refusal(described, output, y, "; try .mean()")
+            raise self._refusal(described, output, y)
         if value.is_floating_point() and isinstance(got, Tensor):
             return value
         return value.to(output.device, _wide(output))
 
-    def _refusal(self, got: str, output: Tensor, y: Tensor, hint: str) -> SpecError:
+    def _refusal(
+        self, got: str, output: Tensor, y: Tensor, hint: str = "; try .mean()"
+    ) -> SpecError:
         return SpecError(
             f"{self._name} gave {got} for output {tuple(output.shape)} and y {tuple(y.shape)}; "
             f"valid is one real number{hint}"

@@ -406,5 +406,5 @@ def test_all_errors_show_in_the_probe_at_once():
 
 
 def test_a_grab_of_a_matrix_without_one_says_what_it_needs():
-    with pytest.raises(SpecError, match="trace needs 'W'"):
+    with pytest.raises(SpecError, match="grab 't' needs 'W'"):
         probe(small(OTHER_MODEL_GRABS={"t": "trace"}))

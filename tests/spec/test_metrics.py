@@ -60,6 +60,10 @@ def test_defaults_of_a_function_and_partials_are_taken():
         ({"mine": (mine, "up")}, r"\(mine, 'max'\) where larger is better, else \(mine, 'min'\)"),
         ({"mine": (3, "max")}, "should have a function and its direction"),
         ({"e": ("error", "max")}, "should have 'min' as the direction of 'error'"),
+        (
+            {"mine": (lambda output: output.mean(), "max")},
+            r"called as f\(output, y\); <lambda> takes 1 of its arguments by position",
+        ),
         ({"mine": (with_scale, "max")}, "with_scale also needs scale; try functools.partial"),
     ],
 )

@@ -86,7 +86,7 @@ def test_workloads_differ_in_how_they_train() -> None:
     assert workload(EVAL_EVERY=100, N_TEST=1001).tests == 11
     traced = workload(GRAB_EVERY=5, ONLYTHRESHOLDS=False)
     assert traced.grabs == "norm every 5"
-    assert workload(GRAB_EVERY=5).grabs == "norm at the end"
+    assert workload(GRAB_EVERY=5, ONLYTHRESHOLDS=True).grabs == "norm at the end"
 
 
 def test_every_pack_of_a_plan_with_holes_has_its_workload() -> None:
