@@ -16,6 +16,7 @@ from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.recipe import recipe
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
+from mlpsubmit.masked import is_masked
 from mlpsubmit.protocol import BatchFn
 
 __all__ = ["Rows", "arrays", "as_numpy", "bound", "pair_on_device", "sample"]
@@ -85,8 +86,8 @@ def sample(
         return _fixed_rows(X_all, y_all, bsz, gen) if bsz < len(X_all) else fixed(X_all, y_all)
     if split == "test" and not online:
         raise SpecError(
-            "sample: offline training needs a test set, and there is none; give X_test and y_test, "
-            "for example arrays(X, y, X_test, y_test)"
+            "sample: offline training evaluates a test set, and there is none; give X_test and "
+            "y_test, for example arrays(X, y, X_test, y_test), or set N_TEST=0 to train without"
         )
     X_all, y_all = pair_on_device("sample", X_train, y_train, "train", gen.device)
     n = len(X_all)
@@ -123,7 +124,7 @@ def arrays(
     Args:
         X: (n, ...) training inputs, of numpy or torch.
         y: (n,) or (n, d_out) training targets.
-        X_test: (m, ...) inputs of the test set, which offline training needs.
+        X_test: (m, ...) inputs of the test set, which offline training needs unless N_TEST=0.
         y_test: (m,) or (m, d_out) its targets.
 
     Raises:
@@ -257,6 +258,9 @@ def _not_finite(indices: Tensor | NDArray[Any]) -> str:
 
 def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
     """Return one array as a contiguous copy of its final dtype; add an error if it is invalid."""
+    if is_masked(value):
+        errors.append(f"{name} has masked entries; try {name}.filled(0), or leave these rows out")
+        return None
     found = as_numpy(value)
     if found.dtype.kind not in "fiub":
         errors.append(f"{name} has the dtype {found.dtype}; valid are real numbers")

@@ -141,7 +141,7 @@ def _image_entries(
     image_set.check_files()  # even if the folder does not exist
     groups = _groups(image_set.labels if classes is None else classes)
     train, train_groups = read_images(image_set, "train", groups, n_train)
-    test, test_groups = read_images(image_set, "test", groups, n_test)
+    test, test_groups = read_images(image_set, "test", groups, max(1, n_test))
     if grayscale:
         train, test = grayscale_of(train), grayscale_of(test)
     X_train: Rows = train.reshape(len(train), -1)
@@ -157,6 +157,8 @@ def _image_entries(
         "X_test": X_test if flat else X_test.reshape(test.shape),
         "y_test": _targets(test_groups, len(groups), signs, onehot),
     }
+    if n_test == 0:
+        del entries["X_test"], entries["y_test"]
     if eigvals:
         entries["data_eigvals"] = spectrum(X_train)
     return {name: torch.from_numpy(entry) for name, entry in entries.items()}

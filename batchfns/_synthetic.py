@@ -125,6 +125,8 @@ def _synthetic_entries(
     # One stream per set, so that neither depends on the size of the other.
     seeds = torch.randint(2**63 - 1, (2,), generator=gen).tolist()
     for split, rows, seed in zip(("train", "test"), (n_train, n_test), seeds, strict=True):
+        if rows == 0:
+            continue
         stream = torch.Generator().manual_seed(seed)
         Z = torch.randn(rows, d, generator=stream)
         noise = torch.randn(rows, generator=stream)

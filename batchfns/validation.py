@@ -57,7 +57,8 @@ _SEED = ("an integer from 0 to 2**32 - 1", lambda seed: is_integer(seed, 0) and 
 
 #: The rule of each argument: one of this name means the same in every function of the library.
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("k", "n", "n_train", "n_test", "iterations"), _COUNT),
+    **dict.fromkeys(("k", "n", "n_train", "iterations"), _COUNT),
+    "n_test": _integer(0, ", where 0 is no test set"),
     **dict.fromkeys(("teacher_width", "teacher_depth"), _COUNT),
     **dict.fromkeys(("direction_seed", "pair_seed", "teacher_seed"), _SEED),
     **dict.fromkeys(("eigvals", "flat", "grayscale", "labels", "normalized", "onehot"), _FLAG),

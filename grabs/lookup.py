@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlpsubmit import grabs
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, did_you_mean, shown, uncalled
 
 __all__ = ["by_name", "grab_names"]
 
@@ -35,10 +35,13 @@ def by_name(name: str) -> Callable[..., Any]:
         >>> by_name("readin_gram_trace") is readin_gram_trace
         True
     """
+    if not isinstance(name, str):
+        hint = uncalled(name, "sharpness")
+        raise SpecError(f"got {shown(name)}; should be a function, or the name of a grab{hint}")
     valid = grab_names()
-    if not isinstance(name, str) or name not in valid:
-        ours = _MLPSCAPE.get(name) if isinstance(name, str) else None
-        hint = f" (here it is {ours!r})" if ours else did_you_mean(str(name), valid)
+    if name not in valid:
+        ours = _MLPSCAPE.get(name)
+        hint = f" (here it is {ours!r})" if ours else did_you_mean(name, valid)
         raise SpecError(
             f"no grab named {name!r}{hint}; valid are {', '.join(valid)}, or your own function"
         )

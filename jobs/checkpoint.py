@@ -93,6 +93,11 @@ class Checkpoint:
         return {row for arrays in self.finished for row in arrays["row"].tolist()}
 
     @property
+    def settled(self) -> int:
+        """The number of configs that have a result, or have failed."""
+        return self.configs - len({row for part in self.parts.left for row in part} - self.done)
+
+    @property
     def progress(self) -> tuple[int, int]:
         """The number of configs with a result, and the step of the saved state."""
         return len(self.done), 0 if self.state is None else int(self.state["start"])

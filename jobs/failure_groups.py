@@ -98,11 +98,13 @@ class FailureGroup:
         first: one of their failures.
         configs: how many there are.
         values: the axis values that they share, and no finished config has; may be empty.
+        others: how to see the error of one for which it has other numbers; may be empty.
     """
 
     first: Failure
     configs: int
     values: str
+    others: str = ""
 
     def __str__(self) -> str:
         """Return the reason, with the number of configs: ``error (2 configs: a=1)``.
@@ -110,11 +112,9 @@ class FailureGroup:
         A long one is cut: the log and the traceback have all of it.
         """
         error = cut(self.first.error, LONGEST_REASON)
-        return f"{error} ({counted(self.configs, 'config')}{self._values})"
-
-    @property
-    def _values(self) -> str:
-        return f": {self.values}" if self.values else ""
+        values = f": {self.values}" if self.values else ""
+        others = f"; others with other numbers: {self.others}" if self.others else ""
+        return f"{error} ({counted(self.configs, 'config')}{values}{others})"
 
     @property
     def place(self) -> str:
@@ -123,17 +123,21 @@ class FailureGroup:
         return ": ".join(part for part in (self.first.where, line) if part)
 
 
-def grouped(failures: Sequence[Failure], points: Points | None) -> list[FailureGroup]:
-    """Return failures by reason, the most frequent first."""
+def grouped(failures: Sequence[Failure], points: Points | None, run: str) -> list[FailureGroup]:
+    """Return failures of a run by reason, the most frequent first."""
     reasons: dict[tuple[str, str], list[Failure]] = {}
     for failure in failures:
         key = failure.where, _NUMBER.sub("#", failure.error)
         reasons.setdefault(key, []).append(failure)
-    return sorted(_groups(reasons.values(), points), key=lambda group: -group.configs)
+    return sorted(_groups(reasons.values(), points, run), key=lambda group: -group.configs)
 
 
-def _groups(reasons: Iterable[Sequence[Failure]], points: Points | None) -> Iterator[FailureGroup]:
+def _groups(
+    reasons: Iterable[Sequence[Failure]], points: Points | None, run: str
+) -> Iterator[FailureGroup]:
     for failures in reasons:
         indices = np.concatenate([failure.indices for failure in failures])
         values = "" if points is None else points.common(indices)
-        yield FailureGroup(failures[0], len(indices), values)
+        other = next((one for one in failures if one.error != failures[0].error), None)
+        others = "" if other is None else f"mlpsubmit show {run} --config {other.indices[0]}"
+        yield FailureGroup(failures[0], len(indices), values, others)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit.errors import UserError, error_message, error_text
-from mlpsubmit.spec.libraries import user_frames
+from mlpsubmit.spec.libraries import missing_file, user_frames, user_traceback
 
 __all__ = ["RowsFailure", "failures_of"]
 
@@ -21,7 +21,8 @@ class RowsFailure:
     Attributes:
         rows: of the configs.
         error: the exception, or the end of the process, in one line.
-        traceback: of the exception; empty of one of ours, whose text says it all.
+        traceback: of the exception, from the first line of the user's code on; whole where there
+            is none, and empty then of an exception of ours, whose text says it all.
         where: the last line of the user's code in the traceback: ``spec.py:12 in batch_fn``.
         line: its text.
         killed: whether the configs killed their process.
@@ -38,9 +39,8 @@ class RowsFailure:
     def of(cls, error: BaseException, rows: Sequence[int]) -> RowsFailure:
         """Return the failure of rows whose training raised an exception."""
         where, line = _place(error)
-        says_all = isinstance(error, UserError) and error.__cause__ is None and not where
-        text = "" if says_all else "".join(traceback.format_exception(error))
-        return cls(list(rows), error_text(error), text, where, line)
+        text = error_text(error) + missing_file(error)
+        return cls(list(rows), text, _traceback(error), where, line)
 
     def to_json(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return the failure as a shard holds it.
@@ -67,13 +67,29 @@ def _place(error: BaseException) -> tuple[str, str]:
 
     An exception of ours has that of the user's function as its cause.
     """
-    for one in reversed([*_causes(error)]):
-        frames = list(user_frames(one.__traceback__))
-        if frames:
-            last = frames[-1]
-            place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
-            return place, (last.line or "").strip()
-    return "", ""
+    cause = _users(error)
+    if cause is None:
+        return "", ""
+    last = [*user_frames(cause.__traceback__)][-1]
+    place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
+    return place, (last.line or "").strip()
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback of an exception in the user's code, without our lines above it."""
+    cause = _users(error)
+    if cause is None:
+        return "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+    lines = traceback.format_exception(
+        type(cause), cause, user_traceback(cause.__traceback__), chain=cause is error
+    )
+    return "".join(lines) + ("" if cause is error else f"{error_text(error)}\n")
+
+
+def _users(error: BaseException) -> BaseException | None:
+    """Return the innermost cause of an exception that the user's code raised, if any."""
+    causes = reversed([*_causes(error)])
+    return next((one for one in causes if user_traceback(one.__traceback__) is not None), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -22,6 +22,7 @@ __all__ = [
     "PackHeartbeat",
     "is_alive",
     "is_elsewhere",
+    "pack_share",
     "pid_namespace",
     "process_age",
     "process_start",
@@ -144,9 +145,18 @@ class Heartbeat:
 
 #: Fields that describe one pack: of several in training, the one that began first.
 _OF_A_PACK = frozenset(
-    {"pack", "pack_started", "configs", "step", "first_step", "max_iter", "active", "loss"}
-    | {"losses", "doing"}
+    {"pack", "pack_started", "configs", "settled", "stack", "step", "first_step", "first_share"}
+    | {"max_iter", "active", "loss", "losses", "doing"}
 )
+
+
+def pack_share(beat: Mapping[str, Any]) -> float:
+    """Return the trained fraction of the pack that a heartbeat describes: of all its stacks."""
+    if not beat.get("max_iter"):
+        return 0.0
+    configs = int(beat.get("configs", 1))
+    current: float = beat.get("stack", configs) * beat.get("step", 0) / beat["max_iter"]
+    return (int(beat.get("settled", 0)) + current) / configs
 
 
 class PackHeartbeat:
@@ -169,6 +179,11 @@ class PackHeartbeat:
 
     def __getitem__(self, name: str) -> Any:
         return self._task[name]
+
+    @property
+    def share(self) -> float:
+        """The trained fraction of the pack."""
+        return pack_share(self._fields)
 
     def publish_soon(self) -> None:
         """Write the file now; with the next beat if it has the same state and is a second old."""

@@ -30,6 +30,7 @@ from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import untrusted, untrusted_status
+from mlpsubmit.masked import is_masked
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -271,6 +272,11 @@ class SharedData:
                 f"the data function {name} returned entries called {', '.join(taken)}, which mean "
                 "something else to batch functions and grabs; give them other names, such as "
                 "X_train and y_train"
+            )
+        if masked := [entry for entry, value in entries.items() if is_masked(value)]:
+            raise SpecError(
+                f"the data function {name} returned masked entries in {', '.join(masked)}; valid "
+                "are arrays of numbers alone; try .filled(0), or leave these rows out"
             )
         return {name: _as_stored(value) for name, value in entries.items()}
 

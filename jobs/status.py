@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
@@ -20,12 +21,13 @@ from mlpsubmit.display.text import (
     throughput,
 )
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
-from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
+from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere, pack_share
 from mlpsubmit.jobs.liveness import Watch, patience
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store.environments import NOT_IDENTICAL
+from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.records import Beat, JobRecord, Jobs
 from mlpsubmit.jobs.store.run_directory import INTENT, JOBS, RunDirectory, task_name
 from mlpsubmit.jobs.task_status import STARTING, TaskStatus, mean_utilization
@@ -121,7 +123,7 @@ class Status:
     @property
     def failure_groups(self) -> list[FailureGroup]:
         """The failures by reason, the most frequent first."""
-        return grouped(self.failures, self.points)
+        return grouped(self.failures, self.points, self.run)
 
     @property
     def outstanding(self) -> str:
@@ -279,8 +281,17 @@ def _devices(beats: Beats) -> list[str]:
 def _points(
     run: RunDirectory, plan: Plan, finished: NDArray[np.int64], partly: NDArray[np.int64]
 ) -> Points:
-    done = np.concatenate([plan.indices_of(finished), partly])
+    done = np.concatenate([plan.indices_of(finished), partly, _reused(run, plan)])
     return Points(run.sweep["axes"], done)
+
+
+def _reused(run: RunDirectory, plan: Plan) -> NDArray[np.int64]:
+    """Return the flat indices of the configs that the plan leaves out: earlier runs have them."""
+    if not run.sweep["reused"]:
+        return np.zeros(0, np.int64)
+    points, included = math.prod(plan.order.shape), run.sweep["included"]
+    own = np.arange(points) if included is None else np.flatnonzero(decode_mask(included, points))
+    return np.setdiff1d(own, plan.indices_of(np.arange(plan.packs)))
 
 
 def _submitted(
@@ -455,16 +466,11 @@ def _shares(run: RunDirectory, beats: Beats, running: Container[str]) -> dict[in
     """
     shares: dict[int, float] = {}
     for name, beat in beats.items():
-        share = _share(beat, beat.get("step", 0))
+        share = pack_share(beat)
         if share and (name in running or run.checkpoint(beat["pack"]).exists()):
             pack = int(beat["pack"])
             shares[pack] = max(shares.get(pack, 0.0), share)
     return shares
-
-
-def _share(beat: Mapping[str, Any], steps: int) -> float:
-    """Return the fraction of a task's pack that a number of steps trains."""
-    return steps / beat["max_iter"] if beat.get("max_iter") else 0.0
 
 
 def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
@@ -474,7 +480,7 @@ def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
     ended early count as done in full, but were not computed in full.
     """
     own = float(plan.pack_costs[int(beat["pack"])])
-    made = own * _share(beat, beat["step"] - beat.get("first_step", 0))
+    made = own * (pack_share(beat) - float(beat.get("first_share", 0.0)))
     updated = float(beat["updated"])
     in_pack = updated - float(beat.get("pack_started", updated))
     if made > 0 and in_pack >= ENOUGH_SECONDS:

@@ -351,7 +351,7 @@ class _Task:
             raise
         except Exception as error:  # outside of the training of its parts, which handles its own
             failure = RowsFailure.of(error, range(size))
-            echo(f"pack {pack.name}: failed\n{failure.traceback}")
+            echo(f"pack {pack.name}: failed\n{failure.traceback or failure.error}")
             on_failure = self.context.on_failure
             outcome = PackOutcome(None, [failure], stopped=on_failure is not None)
             if on_failure is not None:
@@ -431,8 +431,11 @@ def _report_start(heartbeat: PackHeartbeat, pack: PackRange, first: Config) -> N
         pack=pack.name,
         pack_started=time.time(),
         configs=pack.stop - pack.start,
+        settled=0,
+        stack=0,
         step=0,
         first_step=0,
+        first_share=0.0,
         max_iter=first.hyperparameters.max_iter,
         loss=None,
         losses=[],

@@ -96,6 +96,10 @@ class TaskMonitor(Monitor):
         self._keeps = True
         #: Configs of the stack that have stopped, by the last read-back.
         self.stopped: frozenset[int] = frozenset()
+        self._report_place()
+        #: The trained fraction of the pack when this attempt began.
+        self._first_share = self.heartbeat.share
+        self.heartbeat.update(first_share=self._first_share)
 
     # ---- between two stacks
 
@@ -119,6 +123,18 @@ class TaskMonitor(Monitor):
         self.checkpoint.begin_stack()
         self.stopped = frozenset()
         self._begun = time.monotonic()
+        self._report_place()
+        if self.checkpoint.settled < self.checkpoint.configs:
+            self.heartbeat.update(doing="preparing the next configs")
+
+    def _report_place(self) -> None:
+        """Report how much of the pack is trained, between two stacks of it."""
+        saved = self.checkpoint.state is not None
+        self.heartbeat.update(
+            settled=self.checkpoint.settled,
+            stack=len(self.checkpoint.rows or ()) if saved else 0,
+            step=self.checkpoint.progress[1],
+        )
 
     @property
     def seconds(self) -> float:
@@ -141,7 +157,15 @@ class TaskMonitor(Monitor):
         )
         self.stopped = _stopped(state)
         self._curve = LossCurve.restored(self.checkpoint.curve, start) if start else LossCurve()
-        self.heartbeat.update(first_step=start, step=start, doing="making the first steps")
+        self.heartbeat.update(
+            settled=self.checkpoint.settled,
+            stack=self._configs,
+            first_step=start,
+            step=start,
+            doing="making the first steps",
+        )
+        self._first_share = min(self._first_share, self.heartbeat.share)  # if it begins anew
+        self.heartbeat.update(first_share=self._first_share)
         if earlier := self._curve.to_json():
             self.heartbeat.update(losses=earlier, loss=earlier[-1][1])
         self._meter.start(self._step_ideal)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.display.text import duration, throughput, utc
+from mlpsubmit.display.text import counted, duration, throughput, utc
 from mlpsubmit.errors import RunError
 from mlpsubmit.files import open_regular
 from mlpsubmit.results.names import device_kind
@@ -123,6 +123,30 @@ class TaskStatus:
         return text
 
     @property
+    def stack(self) -> str:
+        """Which configs of its pack a step is of: ``with 1 of 4 configs after 2 others``.
+
+        Empty if all of them train together.
+        """
+        beat = self.heartbeat
+        configs, stack, settled = (beat.get(name, 0) for name in ("configs", "stack", "settled"))
+        if not 0 < stack < configs:
+            return ""
+        after = f" after {counted(settled, 'other')}" if settled else ""
+        return f"with {stack} of {configs} configs{after}"
+
+    @property
+    def saved(self) -> str:
+        """What of its pack is saved: ``at step 5 of 9``; empty if nothing is."""
+        beat = self.heartbeat
+        if not beat.get("max_iter"):
+            return ""
+        if beat.get("step"):
+            return f"at step {beat['step']} of {beat['max_iter']} {self.stack}".rstrip()
+        settled = beat.get("settled", 0)
+        return f"after {settled} of {beat['configs']} configs" if settled else ""
+
+    @property
     def mean_speed(self) -> float:
         """Model-steps per second over the whole attempt; 0 if it made none."""
         beat = self.heartbeat
@@ -143,15 +167,15 @@ class TaskStatus:
             return f"{text}, {self.awaited}"
         if self.training:
             loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
-            text += f", step {beat['step']}/{beat['max_iter']}{loss}"
+            text += f", step {beat['step']}/{beat['max_iter']} {self.stack}".rstrip() + loss
         if self.training and beat.get("speed"):
             text += f", {throughput(beat['speed'], beat.get('matmul_utilization'))}"
         if self.training and self.remaining_seconds is not None:
             text += f", about {duration(self.remaining_seconds)} left"
         if self.state == "done" and self.mean_speed:
             text += f", mean {throughput(self.mean_speed, mean_utilization([beat]))}"
-        if self.state == "interrupted" and beat.get("max_iter") and beat.get("step"):
-            text += f", saved at step {beat['step']} of {beat['max_iter']}"
+        if self.state == "interrupted" and self.saved:
+            text += f", saved {self.saved}"
         return text
 
     def to_json(self) -> dict[str, Any]:

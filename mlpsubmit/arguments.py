@@ -103,8 +103,13 @@ def takes_all(function: Callable[..., Any]) -> bool:
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(function))
 
 
-def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+def pick(
+    function: Callable[..., Any], offered: Mapping[str, Any], called: str = ""
+) -> dict[str, Any]:
     """Return the offered arguments that a function takes: all of them if it has ``**kwargs``.
+
+    Args:
+        called: what messages call it; by default its name.
 
     Raises:
         SpecError: if an argument without a default is not offered.
@@ -121,8 +126,8 @@ def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
         hints = ", ".join(f"{name!r}{did_you_mean(name, offered)}" for name in missing)
         names_offered = ", ".join([*offered][::-1])  # hyperparameters last: messages may be cut
         raise SpecError(
-            f"{function_name(function)} needs {hints}; give the argument in the spec, as an axis, "
-            f"or with a default; offered are {names_offered}"
+            f"{called or function_name(function)} needs {hints}; give the argument in the spec, as "
+            f"an axis, or with a default; offered are {names_offered}"
         )
     if takes_all(function):
         return dict(offered)

@@ -42,6 +42,8 @@ __all__ = [
     "error_text",
     "explained",
     "shown",
+    "uncalled",
+    "unreturned",
     "validation_errors",
 ]
 
@@ -129,7 +131,26 @@ def shown(value: Any) -> str:
         text = repr(value)
     except (Exception, SystemExit) as error:
         return f"a {type(value).__name__} that cannot be printed ({type(error).__name__})"
+    text = _LINE_BREAK.sub(" ", text)  # those between the rows of an array
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+_LINE_BREAK = re.compile(r"\s*\n\s*")
+
+
+def uncalled(value: Any, example: str) -> str:
+    """Return how a function is given, where its value came instead, as after ``data=load()``.
+
+    An empty string for what no one calls a function for: None, a number, a string.
+    """
+    is_plain = value is None or isinstance(value, (bool, int, float, str))
+    return "" if is_plain else f", without parentheses: {example}"
+
+
+def unreturned(value: Any, otherwise: str = "") -> str:
+    """Return what to try where a function returned a value, as the end of a message."""
+    hint = "return it: a function without return gives None" if value is None else otherwise
+    return hint and f"; {hint}"
 
 
 def error_text(error: BaseException) -> str:

@@ -477,9 +477,12 @@ class Beat(TypedDict, total=False):
     speeds: list[SpeedRecord]
     pack: PackName
     pack_started: Amount
-    configs: Count
+    configs: Size
+    settled: Count
+    stack: Count
     step: Count
     first_step: Count
+    first_share: Amount
     max_iter: Count
     active: Count
     loss: Finite | None

@@ -139,6 +139,7 @@ class RunDirectory:
     """One launched sweep on disk.
 
     Attributes:
+        path: its folder; absolute, as the working directory may change while a run is held.
         unreadable: the files that could not be read when they were read last, and why.
     """
 
@@ -149,6 +150,9 @@ class RunDirectory:
         default_factory=dict, repr=False, compare=False
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", self.path.absolute())
+
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """Return a run that exists.
@@ -156,6 +160,7 @@ class RunDirectory:
         Raises:
             RunError: if the folder is no run, or its sweep.json or plan.json are damaged.
         """
+        path = path.absolute()
         if not path.is_dir():
             raise RunError(f"{path}: no such folder")
         if not (path / SWEEP_JSON).is_file() or not (path / PLAN).is_file():

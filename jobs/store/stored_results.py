@@ -108,7 +108,16 @@ class StoredResults:
     _devices: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
 
     def shards(self, task: str = "*") -> list[Path]:
-        """Return the shards of a task, or of all, from the oldest submission and attempt on."""
+        """Return the shards of a task, or of all, from the oldest submission and attempt on.
+
+        Raises:
+            RunError: the folder of the results is gone; a run without results has an empty one.
+        """
+        if not self.folder.is_dir():
+            raise RunError(
+                f"{self.folder}: no such folder; the run was moved or removed, or its disk is not "
+                "mounted; open it where it is now"
+            )
         found = []
         for file in self.folder.glob(f"{task}.*.tar"):
             match = _SHARD_NAME.fullmatch(file.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,6 +240,19 @@ def assemble(
         return _stacks(sweep, configs, entries, device, on_failure)
 
 
+@contextlib.contextmanager
+def _naming_unread(sweep: Sweep, entry: Mapping[str, Any]) -> Iterator[None]:
+    """Name the data entries that no function takes, where a batch function may be missing them."""
+    try:
+        yield
+    except SpecError as error:
+        unread = sorted(name for name in entry if not sweep.accepted.takes(name))
+        if not unread:
+            raise
+        hint = f"no function of the spec takes the data entries {', '.join(unread)}"
+        raise SpecError([f"{message}; {hint}" for message in error.errors]) from error
+
+
 def _stacks(
     sweep: Sweep,
     configs: Sequence[Config],
@@ -249,7 +263,7 @@ def _stacks(
     grabs = named_grabs(sweep)
     distinct = {id(entry): entry for entry in entries}.values()
     guards = [Guard(arrays_of(entry), sampled=True) for entry in distinct]
-    needs_test = any(map(_needs_test, grabs.values()))
+    measures_test = any(map(_needs_test, grabs.values()))
     needs_model0 = any(takes_all(grab) or "model0" in declared(grab) for grab in grabs.values())
     shared: dict[bytes, SharedBatches] = {}
     stacks: dict[Any, StackInputs] = {}
@@ -266,8 +280,12 @@ def _stacks(
                 sharing_key(sweep.batchfn, context, entry, seeds.train),
                 SharedBatches(sweep.batchfn, context, seeds, device),
             )
-            first = batches.first
-            test_fn = batches.test if needs_test or hyperparameters.test_every else None
+            if hyperparameters.n_test == 0:
+                _refuse_without_test_set(grabs)
+            needs_test = measures_test and hyperparameters.n_test > 0
+            with _naming_unread(sweep, entry):
+                first = batches.first
+                test_fn = batches.test if needs_test or hyperparameters.test_every else None
             network = _Network.of(sweep, config, context, first)
             own = network.signature() if len(configs) > 1 else None  # one is like itself
             key = (own, _shapes(first), test_fn and _shapes(test_fn(0)))
@@ -346,6 +364,16 @@ def _shapes(tensors: Any) -> tuple[Any, ...]:
 def _needs_test(grab: Callable[..., Any]) -> bool:
     """Return whether a grab takes the test set."""
     return takes_all(grab) or not declared(grab).isdisjoint({"X_te", "y_te"})
+
+
+def _refuse_without_test_set(grabs: Mapping[str, Callable[..., Any]]) -> None:
+    """Refuse grabs that declare the test set, where N_TEST=0."""
+    taking = [n for n, grab in grabs.items() if not declared(grab).isdisjoint({"X_te", "y_te"})]
+    if taking:
+        raise SpecError(
+            f"grab {taking[0]!r} takes the test set (X_te, y_te), and N_TEST=0 is none; set "
+            "N_TEST, or measure on X_tr and y_tr"
+        )
 
 
 def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from mlpsubmit.arguments import call, declared, function_name, pick
+from mlpsubmit.arguments import call, declared, function_name, most_by_position, pick
+from mlpsubmit.assembly.shared_samples import warn_of_shared_samples
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn, LooksAhead
 from mlpsubmit.spec.fingerprint import digest
@@ -196,7 +197,7 @@ class SharedBatches:
         def drawn(step: int) -> Any:
             found = batch_fn(step)
             if not self._context["online"]:
-                _warn_of_equal_sets(self._batchfn, self.first, found)
+                warn_of_shared_samples(self._batchfn, self.first, found)
             return found
 
         test_fn: Any = functools.cache(drawn)
@@ -283,27 +284,17 @@ def _compare(batchfn: Callable[..., Any], first: Pair, again: Pair) -> None:
             )
 
 
-def _warn_of_equal_sets(batchfn: Callable[..., Any], train: Pair, test: Any) -> None:
-    """Warn of a batch function that returns the training set as the test set."""
-    if not (isinstance(test, (tuple, list)) and len(test) == 2):
-        return  # the train loop refuses it
-    if all(
-        isinstance(own, Tensor) and own.shape == other.shape and torch.equal(own.to(other), other)
-        for own, other in zip(test, train, strict=True)
-    ):
-        warnings.warn(
-            f"batchfn {function_name(batchfn)}: its test set is its training set, and so the test "
-            "loss no other; declare split, and return other samples where it is 'test'",
-            stacklevel=2,
-        )
-
-
 def _made(batchfn: Callable[..., Any], offered: Mapping[str, Any]) -> BatchFn:
     batch_fn = call(batchfn, offered)
     if not callable(batch_fn):
         raise SpecError(
             f"batchfn {function_name(batchfn)}: returned {type(batch_fn).__name__}; a batch "
             "function should return a function batch_fn(step) -> (X, y)"
+        )
+    if most_by_position(batch_fn) < 1:
+        raise SpecError(
+            f"batchfn {function_name(batchfn)}: returned {function_name(batch_fn)}(), which does "
+            "not take step; it should be a function of the step, as in lambda step: (X, y)"
         )
     made: BatchFn = batch_fn
     return made

@@ -20,6 +20,7 @@ from mlpsubmit.assembly.batch_streams import (
     offered_settings,
     settings_of,
 )
+from mlpsubmit.assembly.build_model import check_outputs
 from mlpsubmit.assembly.probe_packing import warn_of_single_configs
 from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, collected, did_you_mean, error_text
@@ -28,7 +29,7 @@ from mlpsubmit.spec.accepted import POSITIONAL
 from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.keys import values_of
-from mlpsubmit.spec.libraries import user_frames
+from mlpsubmit.spec.libraries import missing_file, user_frames
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.global_state import global_state_kept
@@ -96,6 +97,7 @@ def probe(sweep: Sweep) -> None:
             raise SpecError(error for error in dict.fromkeys(errors) if error not in told)
         for hyperparameters in _scaled_differently(sweep):
             warn_of_missing_theory([hyperparameters])
+    _warn_of_early_stops(sweep)
 
 
 def _probe_configs(sweep: Sweep) -> None:
@@ -112,9 +114,11 @@ def _probe_configs(sweep: Sweep) -> None:
         with _errors_of_functions(config):
             _check_lr_schedule(sweep, config, entry or {})
         if entry is None:
+            check_outputs(hyperparameters)
             continue
-        for grab in measured.values():
-            pick(grab, {**offered_settings(sweep, config), **entry, **dict.fromkeys(SUPPLIED)})
+        offered = {**offered_settings(sweep, config), **entry, **dict.fromkeys(SUPPLIED)}
+        for name, grab in measured.items():
+            pick(grab, offered, f"grab {name!r}")
         small = all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
         with_grabs = bool(measured) and small
         sizes: dict[str, Any] = {} if with_grabs else _smaller(hyperparameters)
@@ -227,6 +231,31 @@ def _warn_of_unused(sweep: Sweep, given: Collection[str]) -> None:
         )
 
 
+def _warn_of_early_stops(sweep: Sweep) -> None:
+    """Warn where the default thresholds on the train loss may stop configs before others are met.
+
+    Then the steps to those would be "never", of a training that nobody meant to end.
+    """
+    given = sweep.base.model_fields_set.union(*(axis.names for axis in sweep.product.axes))
+    asked = {
+        name: own
+        for values in values_of(sweep, "metric_thresholds")
+        for name, own in values.items()
+        if own
+    }
+    if not asked or not given.isdisjoint({"loss_checkpoints", "percent_thresholds", "stop_on"}):
+        return
+    name, thresholds = next(iter(asked.items()))
+    last = min(sweep.base.thresholds)
+    warnings.warn(
+        f"METRIC_THRESHOLDS: a config stops once its train loss is below {last:g}, the default of "
+        f"LOSS_CHECKPOINTS, even if {name} has not crossed {thresholds[-1]:g}; write "
+        f"LOSS_CHECKPOINTS=[] to train on, STOP_ON={name!r} to stop there, or "
+        "STOP_ON='train_loss' if this is meant",
+        stacklevel=2,
+    )
+
+
 def _smaller(hyperparameters: Hyperparameters) -> dict[str, int]:
     """Return the sizes of a probe without grabs: those of the config, up to a limit."""
     names = [*PROBE_SIZES] if hyperparameters.model == "mlp" else ["n_samples", "n_test"]
@@ -242,8 +271,8 @@ def _probed(sweep: Sweep) -> Iterator[Config]:
             if name not in PROBED:
                 taken = name in sweep.accepted.declared | sweep.accepted.of_mlp
                 values = _choices(values) if taken else []
-            for value in values[1:]:
-                yield first.replaced(**{name: value})
+            for point in axis.points[1 : len(values)]:  # whole: values that are zipped may not fit
+                yield first.replaced(**dict(zip(axis.names, point, strict=True)))
 
 
 def _scaled_differently(sweep: Sweep) -> Iterator[Hyperparameters]:
@@ -384,7 +413,7 @@ def _errors_of_functions(config: Config) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, EndOfSpec):
         raise
     except BaseException as error:
-        text = error_text(error)
+        text = error_text(error) + missing_file(error)
         place = ""
         for frame in user_frames(error.__traceback__):
             place = f" at {frame.filename}, line {frame.lineno}"

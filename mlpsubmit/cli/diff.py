@@ -71,9 +71,11 @@ def _results(found: RunDifferences) -> Iterator[str]:
     for one in results.variables:
         yield f"  {one.name}: {_counts(one)}"
         if one.config is not None:
-            values = f"{one.largest:.2g} ({one.before:.6g} -> {one.after:.6g})"
+            words = one.words
+            values = f"largest difference {one.largest:.2g} ({one.before:.6g} -> {one.after:.6g})"
+            values = values if words is None else " -> ".join(words)
             point = found.point(one.config)
-            yield f"    largest difference {values}" + (f" at {point}" if point != "-" else "")
+            yield f"    {values}" + (f" at {point}" if point != "-" else "")
     for name, where in results.alone.items():
         yield f"  {name}: only in {(found.before, found.after)[where].run.id}"
 

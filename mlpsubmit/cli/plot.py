@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from mlpsubmit.cli.options import open_selected, runs_dir_option
 from mlpsubmit.display.output import echo, inline
-from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.errors import UserError
 from mlpsubmit.results.export import FORMATS
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ NAME = "NAME"
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option(
     "--y", multiple=True, metavar=NAME, help="Variable to draw; several times for several."
 )
@@ -41,9 +42,10 @@ NAME = "NAME"
 @click.option("--kind", metavar="line|heatmap|scatter", help="Default: what suits the sweep.")
 @click.option(
     "--errorbar",
-    metavar="se|sd|range|ci",
-    help="Band over trials: standard error (the default), standard deviation, range, or 95% "
-    "confidence interval.",
+    default="se",
+    metavar="se|sd|range|ci|none",
+    help="Band over trials: standard error (the default), standard deviation, range, 95% "
+    "confidence interval, or none.",
 )
 @click.option(
     "--context", default="paper", metavar="paper|talk", help="Sizes for a column or for a slide."
@@ -54,34 +56,39 @@ NAME = "NAME"
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File: .png, .pdf or .svg; default: RUN's NAME.png.",
+    help="File: .png, .pdf or .svg; default: NAME.png, of several runs joined.png.",
 )
 @click.option("--force", is_flag=True, help="Replace a file that is not of this run.")
 @runs_dir_option
 def plot(
-    run: str | None,
+    runs: tuple[str, ...],
     sel: tuple[str, ...],
     out: Path | None,
     force: bool,
     runs_dir: Path | None,
     **options: Any,
 ) -> None:
-    """Draw a figure of a RUN, or of a collected file (.nc).
+    """Draw a figure of a RUN, or of a collected file (.nc); several runs are joined, as by collect.
 
     Every axis of the sweep becomes a colour or a panel, or is averaged; the legend says which. A
     run in progress can be drawn, too.
     """
     from mlpsubmit.results.figures.selection import parse
 
-    selection, errors = parse(sel)
-    request = _request(selection, errors, options)
-    if run is not None and Path(run).suffix in FORMATS and not (Path(run) / "sweep.json").exists():
-        path = out or Path(Path(run).with_suffix(".png").name)
-        drawn = _from_file(Path(run), request, path, force)
+    request = _request(*parse(sel), options)
+    files = [Path(run) for run in runs if _is_file(Path(run))]
+    if files and runs[1:]:
+        raise UserError(
+            f"{files[0]}: plot joins runs, and draws one file; join files in Python: "
+            "mlpsubmit.results.plot(mlpsubmit.results.join([...]))"
+        )
+    if files:
+        path = out or Path(files[0].with_suffix(".png").name)
+        drawn = _from_file(files[0], request, path, force)
     else:
-        opened = open_selected(run, runs_dir)
-        path = out or Path(f"{opened.name}.png")
-        drawn = _from_run(opened, request, path, force)
+        opened = [open_selected(run, runs_dir) for run in runs or (None,)]
+        path = out or Path("joined.png" if opened[1:] else f"{opened[0].name}.png")
+        drawn = _from_runs(opened, request, path, force)
     for note in filter(None, (drawn.status, *drawn.notes)):
         echo(inline(note), err=True)
     echo(f"plot: {path}")
@@ -93,10 +100,13 @@ def _request(selection: dict[str, str], errors: list[str], options: dict[str, An
     roles = {role: options.pop(role) for role in ("x", "hue", "col", "row")}
     y, mean = (_names(options.pop(name)) for name in ("y", "mean"))
     order = ("kind", "errorbar", "context", "xscale", "yscale", "title")
-    request = requested(y, roles, mean, selection, *(options[name] for name in order))
-    if errors:
-        raise SpecError([*errors, *request.errors()])
-    return request
+    others = (options[name] for name in order)
+    return requested(y, roles, mean, selection, *others, problems=errors)
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path is that of a collected file, and of no run."""
+    return path.suffix in FORMATS and not (path / "sweep.json").exists()
 
 
 def _names(given: tuple[str, ...]) -> list[str]:
@@ -104,11 +114,11 @@ def _names(given: tuple[str, ...]) -> list[str]:
     return [name.strip() for text in given for name in text.split(",")]
 
 
-def _from_run(run: Run, request: Request, out: Path, force: bool) -> Drawn:
-    from mlpsubmit.results._plot import check_figure, needed, plot_to_file
+def _from_runs(runs: Sequence[Run], request: Request, out: Path, force: bool) -> Drawn:
+    from mlpsubmit.results._plot import needed, plot_to_file
+    from mlpsubmit.runs.join import partial_runs
 
-    check_figure(out, None if force else run.id)
-    return plot_to_file(run.partial(needed(request)), request, out, force=force)
+    return plot_to_file(partial_runs(runs, needed(request)), request, out, force=force)
 
 
 def _from_file(path: Path, request: Request, out: Path, force: bool) -> Drawn:

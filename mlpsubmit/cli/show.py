@@ -329,7 +329,7 @@ def _config_lines(found: ConfigDetails) -> Iterator[Any]:
         took = f", {duration(found.seconds or 0)} of training"
         state += f" after {counted(found.steps, 'step')}{took}"
     if found.progress is not None:
-        state += f", step {found.progress[0]} of {found.progress[1]}"
+        state += f", step {found.progress[0]} of {found.progress[1]} {found.stack}".rstrip()
     yield text(f"{state}{', reused from an earlier run' if found.reused else ''}")
     if found.failure is not None:
         place = ": ".join(filter(None, (found.failure.where, found.failure.line)))

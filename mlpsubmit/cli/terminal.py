@@ -20,6 +20,7 @@ from mlpsubmit.display.progress import is_dumb
 from mlpsubmit.display.sparkline import sparkline
 from mlpsubmit.display.text import compact, counted, duration
 from mlpsubmit.jobs.garbage import resume_collection
+from mlpsubmit.jobs.heartbeat import pack_share
 from mlpsubmit.jobs.store.owners import this_user
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _room(columns: Sequence[Sequence[str]], width: int) -> int:
 
 
 #: The columns of a task that trains, besides the curve of its loss.
-_HEAD = ("packs", "step", "", "speed", "matmul", "left")
+_HEAD = ("packs", "pack", "", "speed", "matmul", "left")
 
 #: Those that a narrow terminal lacks, in this order.
 _LEFT_OUT = ("matmul", "speed", "packs", "left")
@@ -180,7 +181,7 @@ def _cells(task: TaskStatus) -> tuple[str, ...]:
     loss, speed, used = beat.get("loss"), beat.get("speed"), beat.get("matmul_utilization")
     return (
         task.packs.replace(" packs", ""),
-        f"{100 * beat['step'] / beat['max_iter']:.0f}%",
+        f"{100 * pack_share(beat):.0f}%",
         "" if not task.losses else "NaN" if loss is None else f"{loss:.3g}",
         f"{compact(speed)}/s" if speed else "",
         "" if used is None else f"{100 * used:.0f}%",

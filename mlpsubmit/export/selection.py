@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.results.figures.selection import parse, select
+from mlpsubmit.results.figures.selection import checked, parse, select
 from mlpsubmit.results.names import coordinate_names, sweep_dims
 from mlpsubmit.results.source import Layout
 from mlpsubmit.results.values import coordinate_values
@@ -38,7 +38,10 @@ def selected(layout: Layout, selection: Mapping[str, Any]) -> npt.NDArray[np.boo
     Raises:
         SpecError: a name is no axis, or no config has a value.
     """
-    included = layout.included_points()
+    errors: list[str] = []
+    selection, included = checked(selection, errors), layout.included_points()
+    if errors:
+        raise SpecError(errors)
     if not selection:
         return included
     import xarray as xr
@@ -50,7 +53,6 @@ def selected(layout: Layout, selection: Mapping[str, Any]) -> npt.NDArray[np.boo
         for name, values in dimension.coordinates.items()
     }
     points = np.arange(layout.size).reshape(layout.shape)
-    errors: list[str] = []
     chosen, _ = select(xr.Dataset({" ": (dims, points)}, coordinates), selection, errors)
     if errors:
         raise SpecError(errors)

@@ -23,7 +23,7 @@ from mlpsubmit.export.selection import selected
 from mlpsubmit.export.trackers import Options, Tracker, chosen
 from mlpsubmit.jobs.garbage import resume_collection
 from mlpsubmit.jobs.status import Status
-from mlpsubmit.runs.run import Run
+from mlpsubmit.runs.run import Run, as_run
 
 __all__ = ["Export", "export_folder", "export_run", "exporting"]
 
@@ -191,7 +191,7 @@ def _check_results(configs: Configs, wanted: npt.NDArray[np.bool_]) -> None:
 
 
 def export_run(
-    run: Run,
+    run: Run | str | Path | None,
     to: str,
     *,
     out: str | Path | None = None,
@@ -200,6 +200,7 @@ def export_run(
     project: str | None = None,
     offline: bool = False,
     many: bool = False,
+    runs_dir: str | Path | None = None,
 ) -> Path:
     """Export the configs of a run to TensorBoard or W&B, one run there for each; return the folder.
 
@@ -207,6 +208,8 @@ def export_run(
     the folder. An export that was interrupted goes on in the same way.
 
     Args:
+        run: as :func:`mlpsubmit.launch` and :func:`mlpsubmit.open_run` return it, or what the
+            latter takes.
         to: ``tensorboard`` or ``wandb``.
         out: a folder for the record of what was exported, and for the files of the tracker; by
             default ``mlpexports/<to>/<name>/<run id>`` in the working directory.
@@ -215,14 +218,17 @@ def export_run(
         project: of W&B; by default ``$WANDB_PROJECT``, else ``mlpsubmit``.
         offline: write files that ``wandb sync`` sends later.
         many: make more than 1,000 runs.
+        runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
 
     Raises:
+        RunError: no run matches, or several do.
         UserError: an unknown tracker, or one that is not installed; a name or a value that no
             config has; no result yet; a folder that cannot be written to, or with an export of
             another run; or W&B is not logged in.
         BusyError: another process exports into the folder.
     """
     options: dict[str, Any] = {"project": project, "offline": offline, "many": many}
+    run = as_run(run, runs_dir)
     with exporting(run, to, out=out, sel=sel, follow=follow, **options) as export:
         if follow:
             for _ in export.follow():

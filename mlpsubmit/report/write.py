@@ -11,7 +11,7 @@ from mlpsubmit.report.contents import Contents, read
 from mlpsubmit.report.page import page
 from mlpsubmit.results.export import check_target, with_ending
 from mlpsubmit.results.join import joined_id
-from mlpsubmit.runs.run import Run
+from mlpsubmit.runs.run import Run, as_run
 
 __all__ = ["check_report", "report_path", "write_report"]
 
@@ -38,10 +38,11 @@ def check_report(path: Path, runs: Sequence[Run], *, force: bool = False) -> Non
 
 
 def write_report(
-    *runs: Run,
+    *runs: Run | str | Path | None,
     out: str | Path | None = None,
     force: bool = False,
     reload_seconds: int | None = None,
+    runs_dir: str | Path | None = None,
 ) -> Path:
     """Write one self-contained HTML file about a run, or several, and return its path.
 
@@ -49,16 +50,21 @@ def write_report(
     It needs no network. A run in progress can be reported, too.
 
     Args:
+        runs: as :func:`mlpsubmit.launch` and :func:`mlpsubmit.open_run` return them, or what the
+            latter takes; none for the latest run.
         out: an .html file; by default the name of the run, in the working directory. It appears
             complete or not at all, and replaces an earlier report of the run.
         force: replace any existing file.
         reload_seconds: how often the page reloads itself, if it is going to be written again.
+        runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
 
     Raises:
+        RunError: no run matches, or several do.
         UserError: another ending; a folder that cannot be written to; another file is there; or a
             grab is not numeric.
     """
-    return write_contents(runs, report_path(runs, out), force, reload_seconds)[0]
+    opened = [as_run(one, runs_dir) for one in runs or (None,)]
+    return write_contents(opened, report_path(opened, out), force, reload_seconds)[0]
 
 
 def write_contents(

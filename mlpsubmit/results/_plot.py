@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import SpecError, UserError, shown
 from mlpsubmit.files import published, without_leftovers
+from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.export import check_target
 from mlpsubmit.results.figures.figure import Drawn, draw
 from mlpsubmit.results.figures.page import CONTEXTS
+from mlpsubmit.results.figures.plan import planned
 from mlpsubmit.results.figures.request import Request
+from mlpsubmit.results.figures.selection import checked
 from mlpsubmit.results.origin import MARK
 
 if TYPE_CHECKING:
@@ -53,7 +57,7 @@ def plot(
     mean: str | Sequence[str] = (),
     sel: Mapping[str, Any] | None = None,
     kind: str | None = None,
-    errorbar: str | None = None,
+    errorbar: str | None = "se",
     context: str = "paper",
     xscale: str | None = None,
     yscale: str | None = None,
@@ -83,7 +87,8 @@ def plot(
         sel: what to draw, by name: a value, a list of values, or a slice, whose ends are included.
         kind: ``line``, ``scatter`` (a point per config) or ``heatmap`` (means over x and hue).
         errorbar: the band around means: ``se``, the standard error (default), ``sd``, the standard
-            deviation, ``range``, or ``ci``, the 95% confidence interval (Student's t distribution).
+            deviation, ``range``, ``ci``, the 95% confidence interval (Student's t distribution), or
+            None (or ``none``) for no band.
         context: ``paper`` (a column or the width of a page) or ``talk`` (a slide).
         xscale: ``log`` or ``linear``; by default what suits the values.
         yscale: the same.
@@ -99,7 +104,7 @@ def plot(
             cannot be written to, or is another one.
     """
     roles = {"x": x, "hue": hue, "col": col, "row": row}
-    request = requested(y, roles, mean, sel or {}, kind, errorbar, context, xscale, yscale, title)
+    request = requested(y, roles, mean, sel, kind, errorbar, context, xscale, yscale, title)
     if out is not None:
         return plot_to_file(dataset, request, Path(out), force=force).axes
     import matplotlib.pyplot as plt
@@ -113,16 +118,37 @@ def plot(
 
 
 def requested(
-    y: str | Sequence[str] | None,
-    roles: Mapping[str, str | None],
-    mean: str | Sequence[str],
+    y: Any,
+    roles: Mapping[str, Any],
+    mean: Any,
+    sel: Any = None,
     *others: Any,
+    problems: Sequence[str] = (),
 ) -> Request:
-    """Return a request of names that are given alone, as a list or not at all."""
-    names = [(y,) if isinstance(y, str) else tuple(y or ())]
-    names.append((mean,) if isinstance(mean, str) else tuple(mean))
-    given = {role: name for role, name in roles.items() if name is not None}
-    return Request(names[0], given, names[1], *others)
+    """Return a request of names that are given alone, as a list or not at all.
+
+    Args:
+        others: the further fields of a request, in their order.
+        problems: what was found to be wrong before.
+    """
+    found = list(problems)
+    given = {role: _names(role, name, found) for role, name in roles.items() if name is not None}
+    named = {role: names[0] for role, names in given.items() if names}
+    names, averaged = _names("y", y, found), _names("mean", mean, found)
+    request = Request(names, named, averaged, checked(sel, found), *others)
+    return replace(request, problems=tuple(found))
+
+
+def _names(word: str, given: Any, errors: list[str]) -> tuple[str, ...]:
+    """Return names that are given alone, as a list or not at all."""
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    names = tuple(given) if several else () if given is None else (given,)
+    errors += [
+        f"{word}: got {shown(name)}; should be a name"
+        for name in names
+        if not isinstance(name, str)
+    ]
+    return tuple(name for name in names if isinstance(name, str))
 
 
 def needed(request: Request) -> set[str]:
@@ -138,7 +164,7 @@ def plot_to_file(
     from matplotlib.figure import Figure
 
     run = dataset.attrs.get("run")
-    check_figure(path, None if force else run)
+    _check(dataset, request, path, None if force else run)
     # No pyplot: its figures are global state, and may want a display.
     figure = Figure()
     drawn = drawn_into(dataset, request, figure)
@@ -151,6 +177,20 @@ def plot_to_file(
     with mpl.rc_context(settings), without_leftovers(path), published(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=metadata)
     return drawn
+
+
+def _check(dataset: xr.Dataset, request: Request, path: Path, run: object) -> None:
+    """Check that a figure can be written; if not, say what else is wrong with it, too."""
+    try:
+        check_figure(path, run)
+    except UserError as refusal:
+        try:
+            planned(load_empty(dataset), request)
+        except SpecError as error:
+            raise SpecError([*error.errors, str(refusal)]) from None
+        except UserError:
+            pass  # there is nothing to draw, which may change
+        raise
 
 
 def drawn_into(dataset: xr.Dataset, request: Request, figure: Figure) -> Drawn:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["summary_table"]
 
 NOTHING = "–"
+SPREAD = "±"
 
 
 def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
@@ -33,11 +34,12 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
 
     Losses and metrics are final ones, of trials that did not diverge; timekeys are the first steps
     at a threshold, of trials that crossed it: the mean and (over several) the sample standard
-    deviation. If only some finished trials crossed, the cell has their share: ``297 (1/2)``.
+    deviation, as the caption says. If only some finished trials crossed, the cell has their share:
+    ``297 (1/2)``.
 
     Args:
         dataset: from `to_dataset`, or opened from a file; only the rows shown are read.
-        max_rows: the most rows; the caption has the number of further ones.
+        max_rows: the most rows; the caption has the number of further ones, too.
     """
     from rich.table import Table
     from rich.text import Text
@@ -66,8 +68,10 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
         point = dataset.isel({dim: int(i) for dim, i in zip(dims, where, strict=True)})
         values = [c[i] for a, i in zip(axes, where, strict=True) for c in a.columns.values()]
         table.add_row(*(Text(cell) for cell in [*values, *_cells(point)]))
-    if len(rows) > max_rows:
-        table.caption = f"and {len(rows) - max_rows:,} more rows"
+    notes = [f"and {len(rows) - max_rows:,} more rows"] if len(rows) > max_rows else []
+    if any(SPREAD in str(cell) for column in table.columns for cell in column.cells):
+        notes.append(f"{SPREAD}: standard deviation over trials (n - 1)")
+    table.caption = "\n".join(notes) or None
     return table
 
 
@@ -112,7 +116,7 @@ def _mean(values: Array) -> str:
         return "nan"
     if values.size == 1:
         return f"{values[0]:.4g}"
-    return f"{values.mean():.4g} ± {values.std(ddof=1):.2g}"
+    return f"{values.mean():.4g} {SPREAD} {values.std(ddof=1):.2g}"
 
 
 def _timekey(steps: Array) -> str:
@@ -132,4 +136,4 @@ def _timekey(steps: Array) -> str:
 
 def _count(steps: Array) -> str:
     mean = f"{steps.mean():,.0f}"
-    return mean if steps.size == 1 else f"{mean} ± {steps.std(ddof=1):,.0f}"
+    return mean if steps.size == 1 else f"{mean} {SPREAD} {steps.std(ddof=1):,.0f}"

@@ -43,6 +43,7 @@ class ConfigDetails:
             which each threshold was crossed.
         failure: why it has no result; None unless it failed.
         progress: the step of its pack in training, and the last one; None unless it is running.
+        stack: which configs of its pack make that step, if not all: it may be none of them.
     """
 
     run: str
@@ -61,6 +62,7 @@ class ConfigDetails:
     results: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
     progress: tuple[int, int] | None = None
+    stack: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``show --config --json`` prints it."""
@@ -80,7 +82,7 @@ class ConfigDetails:
             "steps": self.steps,
             "train_seconds": self.seconds,
             "results": dict(self.results),
-            "step": None if self.progress is None else self.progress[0],
+            "step": None if self.progress is None or self.stack else self.progress[0],
             "error": None if failed is None else failed.error,
             "error_place": None if failed is None else failed.where or None,
             "traceback": None if failed is None else failed.traceback or None,
@@ -114,6 +116,7 @@ def config_details(
     progress = None if task is None else _progress(task, name)
     state = "running" if progress else "failed" if failure else "missing"
     own |= {"task": "" if task is None else task.name, "log": None if task is None else task.log}
+    own |= {"stack": task.stack if task is not None and progress else ""}
     return ConfigDetails(**own, state=state, failure=failure, progress=progress)
 
 

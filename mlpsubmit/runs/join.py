@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import UserError
-from mlpsubmit.runs.run import Run, open_run, say_what_is_missing
+from mlpsubmit.runs.run import Run, as_run, say_what_is_missing
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["collect", "collect_runs"]
+    from mlpsubmit.results.source import Layout, ResultSource
+
+__all__ = ["collect", "collect_runs", "partial_runs"]
 
 
 def collect(
@@ -45,7 +47,7 @@ def collect(
             what is an axis of another; or the file has another suffix, or exists and is not of
             these runs.
     """
-    opened = [one if isinstance(one, Run) else open_run(one, runs_dir) for one in runs or (None,)]
+    opened = [as_run(one, runs_dir) for one in runs or (None,)]
     dataset = collect_runs(opened, out, force=force)
     say_what_is_missing("+".join(run.id for run in opened), dataset)
     return dataset
@@ -54,6 +56,23 @@ def collect(
 def collect_runs(runs: Sequence[Run], out: str | Path | None, *, force: bool) -> xarray.Dataset:
     """Return the dataset of runs that are open; see :func:`collect`."""
     from mlpsubmit.results.export import collected
+
+    with doing("reading the results"):
+        return collected(*_joined(runs), out, force=force)
+
+
+def partial_runs(runs: Sequence[Run], names: Collection[str]) -> xarray.Dataset:
+    """Return the dataset of runs that are open, of traces and large grabs some only.
+
+    See :meth:`mlpsubmit.Run.partial`.
+    """
+    from mlpsubmit.results.dataset import partial_dataset
+
+    return partial_dataset(*_joined(runs), names)
+
+
+def _joined(runs: Sequence[Run]) -> tuple[Layout, ResultSource]:
+    """Return the layout and the results of runs, of several those of their union."""
     from mlpsubmit.results.join import Part, joined
 
     twice = [run for run, count in Counter(run.id for run in runs).items() if count > 1]
@@ -62,7 +81,5 @@ def collect_runs(runs: Sequence[Run], out: str | Path | None, *, force: bool) ->
             f"run {', '.join(twice)} is given several times; name each run once (a name means the "
             "latest run of that sweep; mlpsubmit takes ids, too)"
         )
-    with doing("reading the results"):
-        parts = [Part(run.id, run.layout(), run.directory.results.unread()) for run in runs]
-        found = joined(parts) if parts[1:] else (parts[0].layout, parts[0].source)
-        return collected(*found, out, force=force)
+    parts = [Part(run.id, run.layout(), run.directory.results.unread()) for run in runs]
+    return joined(parts) if parts[1:] else (parts[0].layout, parts[0].source)

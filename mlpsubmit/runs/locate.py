@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mlpsubmit.errors import DamageError, RunError, did_you_mean
 from mlpsubmit.jobs.store.run_directory import SWEEP_JSON, RunDirectory
+from mlpsubmit.results.origin import run_of
 
 __all__ = [
     "RUNS_VARIABLE",
@@ -165,6 +166,8 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
                 return Selected(path)
         if runs := _in_folder(Path(selector)):
             return Selected(runs[-1], among=runs, folder=Path(selector))
+        if Path(selector).is_file() or Path(selector).suffix == ".zarr":
+            raise RunError(_file_instead(Path(selector)))
         if os.sep in str(selector) or str(selector) in (os.curdir, os.pardir):
             return Selected(Path(selector))  # a path: opening it raises an error with what it lacks
     every = all_runs(folder)
@@ -178,6 +181,17 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
     name = str(selector)
     named = [path for path in every if path.parent.name == name]
     return Selected(named[-1], name, named) if named else Selected(_by_id(name, every, folder))
+
+
+def _file_instead(file: Path) -> str:
+    """Return the error of a file that is given as a run."""
+    if (run := run_of(file)) is not None:
+        give = f"it was made of run {run.replace('+', ' and ')}; give that"
+    elif file.suffix in (".py", ".ipynb"):
+        give = "give the name of its sweep, for the latest run of it"
+    else:
+        give = "give the name of a sweep, a run id, or the folder of a run"
+    return f"{file}: is no run, but a file; {give}"
 
 
 def _is_run(path: Path) -> bool:

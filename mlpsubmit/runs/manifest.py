@@ -208,7 +208,7 @@ def _tested(sweep: Sweep) -> bool:
     It has one if it trains offline, if EVAL_EVERY is set, and if thresholds need it.
     """
     asked = (key for own in values_of(sweep, "metric_thresholds") for key in own)
-    return (
+    return any(values_of(sweep, "n_test")) and (
         not all(values_of(sweep, "online"))
         or any(values_of(sweep, "eval_every"))
         or any(key.startswith("test_") for key in asked)

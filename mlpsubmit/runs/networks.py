@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mlpsubmit.assembly.assemble import StackInputs, assemble
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError, shown
 from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.pack_results import Arrays, joined, stack_arrays
@@ -22,6 +23,7 @@ from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.stored_weights import WeightsInMemory, has_weights, weights_steps
 from mlpsubmit.jobs.trust import NETWORKS, sweep_hash
+from mlpsubmit.protocol import DIVERGED
 from mlpsubmit.results.dataset import to_dataset
 from mlpsubmit.results.names import TOGETHER
 from mlpsubmit.results.results_hash import RESULTS_HASH
@@ -115,6 +117,13 @@ def saved_model(
     if not initial:
         pack, row = stored_configs(run, {index}, what)[index]
         weights = WeightsInMemory(pack).of(row, column_of(pack, step, what))
+        steps = int(pack["steps"][row])
+        if pack["status"][row] == DIVERGED and (step is None or step >= steps):
+            warnings.warn(
+                f"model: config {index} of run {run.id} ({point_text(run, index)}) diverged after "
+                f"{counted(steps, 'step')}: its loss is infinite or NaN, and so may be its weights",
+                stacklevel=3,
+            )
     elif step is not None:
         raise UserError("model: got step and initial=True; give one of the two")
     with _loaded(run, trust=trust) as loaded:

@@ -202,7 +202,7 @@ def _read_row(path: Path, scheduler: Scheduler) -> RunRow:
     except FormatError as error:
         return RunRow(**own, state="other format", error=error.short)
     except (RunError, OSError) as error:
-        return RunRow(**own, state="damaged", error=_short(error, path))
+        return RunRow(**own, state="damaged", error=_short(error, run.path))
     numbers = {n: getattr(status, n) for n in ("configs", "done", "failed", "missing", "reused")}
     return RunRow(**own, state=status.state, **numbers)
 

@@ -16,8 +16,10 @@ from mlpsubmit.errors import RunError, UserError
 from mlpsubmit.files import LARGEST_JSON, open_regular
 from mlpsubmit.jobs import input_files
 from mlpsubmit.jobs.as_launched import path_now
+from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.store.environments import NOT_IDENTICAL, differences, environment_file
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.runs.submit import missing_packs
 
 __all__ = [
     "attributes",
@@ -81,23 +83,25 @@ def spec_hash(spec: Path) -> str:
         return ""
 
 
-def reject(changed: Mapping[str, str], *, others: bool) -> None:
+def reject(changed: Iterable[tuple[RunDirectory, str]], *, others: bool) -> None:
     """Report results that are not reused because files have changed.
 
     Args:
-        changed: by run id, how they have changed, or what else is wrong with the data.
+        changed: runs, and how they have changed, or what else is wrong with the data.
         others: whether there are results of other runs to reuse; else the user has to decide.
 
     Raises:
         UserError: if there are none.
     """
-    for run, change in changed.items():
+    for run, change in changed:
         if not others:
-            raise UserError(
+            text = (
                 f"{change}; its results are those of the data that it had; to train everything "
-                "on what is there now, launch with --fresh (from Python fresh=True); to complete "
-                f"that run on its own data: mlpsubmit resume {run}"
+                "on what is there now, launch with --fresh (from Python fresh=True)"
             )
+            if len(missing_packs(run, Plan.from_json(run.plan))):
+                text += f"; to complete that run on its own data: mlpsubmit resume {run.id}"
+            raise UserError(text)
         warnings.warn(f"{change}; its results are not reused", stacklevel=2)
 
 
@@ -107,13 +111,13 @@ def first_unchanged(runs: Iterable[RunDirectory]) -> RunDirectory | None:
     Raises:
         UserError: there are runs, and files of all of them have changed.
     """
-    changed: dict[str, str] = {}
+    changed: list[tuple[RunDirectory, str]] = []
     found: RunDirectory | None = None
     for run in runs:
         if not (change := changed_inputs(run, run.data_records().values())):
             found = run
             break
-        changed[run.id] = change
+        changed.append((run, change))
     reject(changed, others=found is not None)
     return found
 

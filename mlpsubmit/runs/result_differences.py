@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mlpsubmit.display.progress import doing
 from mlpsubmit.jobs.store.pack_schema import SHARED, WEIGHTS
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.protocol import STATUSES
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.names import TOGETHER, TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.source import FinishedPack
@@ -56,6 +57,14 @@ class VariableDifference:
     before: complex = math.nan
     after: complex = math.nan
     config: tuple[int, int] | None = None
+
+    @property
+    def words(self) -> tuple[str, str] | None:
+        """The two values there, of a status, which are words; None of numbers."""
+        if self.name != "status" or self.config is None:
+            return None
+        before, after = (STATUSES[int(value.real)] for value in (self.before, self.after))
+        return before, after
 
 
 @dataclass(frozen=True)

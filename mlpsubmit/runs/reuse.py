@@ -90,7 +90,7 @@ class Reused:
         Raises:
             UserError: all results that could be reused were made from files that have changed.
         """
-        changed: dict[str, str] = {}
+        changed: list[tuple[RunDirectory, str]] = []
         for directory in directories:
             found = list(self._unknown(directory))
             if not found:
@@ -104,7 +104,7 @@ class Reused:
             elif any(self._data.get(key, own) != own for key, own in hashes.items()):
                 change = change or f"run {directory.id}: has other data than newer results"
             if change:
-                changed[directory.id] = change
+                changed.append((directory, change))
                 continue
             for *_, indices in found:
                 self._known[indices] = True

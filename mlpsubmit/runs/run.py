@@ -19,7 +19,7 @@ from mlpsubmit.display.loss_figure import loss_figure
 from mlpsubmit.display.output import echo
 from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
-from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.errors import BusyError, RunError, UserError, shown
 from mlpsubmit.files import share_output
 from mlpsubmit.jobs.as_launched import missing_folder
 from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
@@ -415,7 +415,7 @@ class Run:
         mean: str | Sequence[str] = (),
         sel: Mapping[str, Any] | None = None,
         kind: str | None = None,
-        errorbar: str | None = None,
+        errorbar: str | None = "se",
         context: str = "paper",
         xscale: str | None = None,
         yscale: str | None = None,
@@ -435,7 +435,7 @@ class Run:
             mean: axes to average, besides the trials.
             sel: what to draw: ``{"noise": 0.3, "width": [64, 128], "lr": slice(0.01, 0.1)}``.
             kind: ``line``, ``heatmap`` or ``scatter``.
-            errorbar: ``se``, ``sd``, ``range`` or ``ci``.
+            errorbar: ``se``, ``sd``, ``range``, ``ci``, or None for no band.
             context: ``paper`` or ``talk``.
             xscale: ``log`` or ``linear``.
             yscale: the same.
@@ -448,11 +448,10 @@ class Run:
                 file exists and is not of this run.
         """
         from mlpsubmit.results import plot
+        from mlpsubmit.results._plot import needed, requested
 
-        drawn = [y] if isinstance(y, str) else y or []
-        names = {*drawn, *filter(None, (x, hue)), "train_loss", "test_loss"}
         return plot(
-            self.partial(names),
+            self.partial(needed(requested(y, {"x": x, "hue": hue}, (), None))),
             y,
             x,
             hue=hue,
@@ -492,13 +491,14 @@ class Run:
         ``model(X)`` is its output, uncentred, as grabs see it: layers multiply their outputs as
         PARAMETRIZATION and GAMMA want it. With CENTERED the network that was trained is
         ``model(X) - model0(X)``, where ``model0`` is ``run.model(initial=True, ...)``. Both are on
-        the CPU, and in eval mode.
+        the CPU, and in eval mode. Of a config that diverged there is a warning.
 
         Args:
             step: of the weights, with a schedule in SAVE_WEIGHTS; by default the last.
             initial: return the network at initialisation, which needs no SAVE_WEIGHTS.
             trust: execute the functions in the run even if other users could have written them.
-            selection: values of axes that one config alone has, such as ``width=64, trial=0``.
+            selection: values of axes that one config alone has, such as ``width=64, trial=0``;
+                numbers also with fewer digits, as tables and legends show them.
 
         Raises:
             UserError: no config has these values, or several have; it has no result; or the run
@@ -614,6 +614,20 @@ def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = N
     stop_reading()
     selected = find_run(selector, runs_dir)
     return Run(RunDirectory.open(selected.path), selected)
+
+
+def as_run(run: Any, runs_dir: str | Path | None = None) -> Run:
+    """Return a run that is given as such, or as :func:`open_run` takes it.
+
+    Raises:
+        UserError: it is something else.
+        RunError: as :func:`open_run`.
+    """
+    if isinstance(run, Run):
+        return run
+    if not (run is None or isinstance(run, (str, Path))):
+        raise UserError(f"got {shown(run)}; should be a run, its name or id, or its folder")
+    return open_run(run, runs_dir)
 
 
 def notebook_display() -> Callable[[Status], None] | None:

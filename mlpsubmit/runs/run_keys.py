@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.display.text import counted
-from mlpsubmit.errors import RunError, UserError, did_you_mean
+from mlpsubmit.errors import RunError, UserError
 from mlpsubmit.jobs.store import records, run_directory
-from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.records import Ingredients
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.results.shown_values import equals_label
+from mlpsubmit.runs.selection import included, point, select, select_one
 from mlpsubmit.spec.ingredients import whole
 from mlpsubmit.spec.initial_weights import InitialWeights
 
@@ -75,8 +76,7 @@ class RunKeys:
     @cached_property
     def indices(self) -> Any:
         """The indices of the configs, (n,)."""
-        size, mask = math.prod(self.shape), self.run.sweep["included"]
-        return np.arange(size) if mask is None else np.flatnonzero(decode_mask(mask, size))
+        return included(self.run)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -126,11 +126,7 @@ class RunKeys:
 
     def on_axes(self, index: int) -> dict[str, Any]:
         """Return the values of a config on the axes, by name."""
-        return {
-            name: values[at]
-            for axis, at in zip(self.axes, self.place(index), strict=True)
-            for name, values in zip(axis["names"], axis["values"], strict=True)
-        }
+        return point(self.run, index)
 
     @property
     def fixed(self) -> dict[str, Any]:
@@ -216,40 +212,9 @@ class RunKeys:
         return matching[0]
 
     def _with_values(self, selector: str) -> int:
-        known = {axis["dimension"].lower(): axis["dimension"] for axis in self.axes}
-        known |= {name.lower(): name for axis in self.axes for name in axis["names"]}
-        wanted = {}
-        for part in _NEXT_NAME.split(selector):  # a value may have commas
-            name, _, text = (piece.strip() for piece in part.partition("="))
-            if name.lower() not in known:
-                raise UserError(
-                    f"{part.strip()!r}: {name} is not an axis of run {self.run.id}"
-                    f"{did_you_mean(name, known)}; its axes are {', '.join(known) or 'none'}"
-                )
-            wanted[known[name.lower()]] = text
-        matching = [*self._matching(wanted)]
-        if len(matching) != 1:
-            found = "no config" if not matching else counted(len(matching), "config")
-            places = zip(*map(self.place, matching), strict=True)
-            several = [
-                axis["names"][0]
-                for axis, at in zip(self.axes, places, strict=False)
-                if len({*at}) > 1
-            ]
-            more = f"; add {several[0]}=..." if several else ""
-            more = more if matching else f"; valid are {self._values(wanted)}"
-            raise UserError(f"{selector}: matches {found} of run {self.run.id}{more}")
-        return matching[0]
-
-    def _values(self, names: Collection[str]) -> str:
-        """Return the values of some axes, for a message; of long axes the first eight."""
-        texts = []
-        for axis in self.axes:
-            for name, values in _selectable(axis).items():
-                if name in names:
-                    more = ", ..." if len(values) > 8 else ""
-                    texts.append(f"{name} = {', '.join(map(str, values[:8]))}{more}")
-        return "; ".join(texts)
+        parts = (part.partition("=") for part in _NEXT_NAME.split(selector))  # values have commas
+        wanted = {name.strip(): text.strip() for name, _, text in parts}
+        return select_one(self.run, wanted, "config")
 
     def counterpart(self, values: Mapping[str, Any]) -> int | str:
         """Return the index of the config with some values; what is missing if there is none."""
@@ -258,46 +223,8 @@ class RunKeys:
         }
         for axis in self.axes:
             for name, own in zip(axis["names"], axis["values"], strict=True):
-                if name in wanted and not any(_equal(value, wanted[name]) for value in own):
+                if name in wanted and not any(equals_label(value, wanted[name]) for value in own):
                     listed = ", ".join(map(str, own[:_VALUES])) + ", ..." * (len(own) > _VALUES)
                     return f"no config has {name}={wanted[name]} (its values: {listed})"
-        return next(self._matching(wanted), "no config has this combination of values")
-
-    def _matching(self, wanted: Mapping[str, Any]) -> Iterator[int]:
-        """Yield the indices of the configs with some values on axes."""
-        fitting = [
-            np.array(
-                [
-                    all(
-                        _equal(values[at], wanted[name])
-                        for name, values in _selectable(axis).items()
-                        if name in wanted
-                    )
-                    for at in range(count)
-                ],
-                dtype=bool,
-            )
-            for axis, count in zip(self.axes, self.shape, strict=True)
-        ]
-        places = np.unravel_index(self.indices, self.shape) if self.shape else ()
-        chosen = np.ones(len(self.indices), dtype=bool)
-        for fits, at in zip(fitting, places, strict=True):
-            chosen &= fits[at]
-        return iter(self.indices[chosen].tolist())
-
-
-def _selectable(axis: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    """Return the values by which a point of an axis is selected; of a zipped one, its position."""
-    positions = {axis["dimension"]: range(len(axis["values"][0]))}
-    return {**positions, **dict(zip(axis["names"], axis["values"], strict=True))}
-
-
-def _equal(value: Any, wanted: Any) -> bool:
-    """Return whether a value of an axis is a wanted one, or has this text, without its dollars."""
-    texts = [str(one).lower() for one in (value, wanted)]
-    if texts[0] == texts[1] or texts[0].replace("$", "") == texts[1]:
-        return True
-    try:
-        return not isinstance(value, bool) and float(value) == float(wanted)
-    except (TypeError, ValueError):
-        return False
+        found = select(self.run, wanted, exact=wanted)
+        return int(found[0]) if len(found) else "no config has this combination of values"

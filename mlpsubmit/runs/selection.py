@@ -14,14 +14,14 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError, did_you_mean, shown
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.results.names import clean_text
+from mlpsubmit.results.shown_values import equals_label, matching
 from mlpsubmit.results.values import identity
 from mlpsubmit.runs.value_labels import axis_label, value_hash
 from mlpsubmit.spec.hyperparameters import canonical_name
 
 __all__ = [
     "axis_values",
-    "equals_label",
+    "included",
     "point",
     "point_hashes",
     "point_text",
@@ -51,7 +51,7 @@ def _shape(run: RunDirectory) -> tuple[int, ...]:
     return tuple(len(axis["values"][0]) for axis in run.sweep["axes"])
 
 
-def _included(run: RunDirectory) -> NDArray[np.int64]:
+def included(run: RunDirectory) -> NDArray[np.int64]:
     """Return the flat indices of the configs that ``where`` keeps."""
     size, mask = math.prod(_shape(run)), run.sweep["included"]
     return np.arange(size) if mask is None else np.flatnonzero(decode_mask(mask, size))
@@ -85,17 +85,6 @@ def point_text(run: RunDirectory, index: int) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items()) or "the only config"
 
 
-def equals_label(label: Any, wanted: Any) -> bool:
-    """Return whether a label of an axis is a wanted value, or has its text."""
-    item = getattr(wanted, "item", None)
-    if callable(item) and getattr(wanted, "ndim", 1) == 0:
-        wanted = item()
-    if isinstance(label, (int, float)) and isinstance(wanted, (int, float)):
-        return isinstance(label, bool) == isinstance(wanted, bool) and label == wanted
-    name = getattr(wanted, "__name__", None) if callable(wanted) else None
-    return clean_text(str(label)) == clean_text(str(name or wanted))
-
-
 def _identities(axis: Mapping[str, Any], name: str) -> list[str]:
     """Return the hashes of the values by which a point of an axis can be selected."""
     labels = _labels(axis)[name]
@@ -104,14 +93,17 @@ def _identities(axis: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _fitting(axis: Mapping[str, Any], name: str, wanted: Any, exact: bool) -> NDArray[np.bool_]:
-    """Return which points of an axis have a value; if none has, those with its text."""
+    """Return which points of an axis have a value; if none has, those with its text.
+
+    Also as tables and legends show it, with fewer digits.
+    """
     own = ""
     with contextlib.suppress(TypeError, SpecError):  # it has no content to compare
         own = value_hash(wanted)
     same = np.array([one == own for one in _identities(axis, name)])
     if exact or same.any():
         return same
-    return np.array([equals_label(label, wanted) for label in _labels(axis)[name]])
+    return matching(_labels(axis)[name], wanted)
 
 
 def select(
@@ -120,17 +112,20 @@ def select(
     """Return the flat indices of the configs with some values on axes.
 
     Args:
-        selection: one value for each of some axes, by name in any spelling.
+        selection: one value for each of some axes, by name in any spelling; also as tables and
+            legends show it, with fewer digits.
         exact: the names of which the value counts, and its text does not.
 
     Raises:
         UserError: listing each name that is no axis, and each value that no config has.
     """
     known, errors = axis_values(run), list[str]()
+    by_lower = {name.lower(): name for name in known}
     axes = {name: axis for axis in run.sweep["axes"] for name in _labels(axis)}
     fitting: dict[str, NDArray[np.bool_]] = {}
     for given, value in selection.items():
-        name = given if given in known else canonical_name(given) or given.lower()
+        lower = given.lower()
+        name = given if given in known else canonical_name(given) or by_lower.get(lower, lower)
         if name not in known:
             errors.append(
                 f"{given}: is not an axis of run {run.id}{did_you_mean(given, known)}; its axes "
@@ -140,7 +135,7 @@ def select(
         fitting[name] = _fitting(axes[name], name, value, name in exact)
         if not fitting[name].any():
             got = axis_label(value) if callable(value) else shown(value)
-            text = f"{name}: got {got}; valid are {_listed([*dict.fromkeys(known[name])])}"
+            text = f"{name}: got {got}; valid are {_nearest(known[name], value)}"
             if namesakes := [label for label in known[name] if equals_label(label, value)]:
                 text = (
                     f"{name}: got {got}, whose code or content is another one in run {run.id}; "
@@ -149,7 +144,7 @@ def select(
             errors.append(text)
     if errors:
         raise UserError("; ".join(errors))
-    indices, shape = _included(run), _shape(run)
+    indices, shape = included(run), _shape(run)
     chosen = np.ones(len(indices), dtype=bool)
     places = np.unravel_index(indices, shape) if shape else ()
     for axis, at in zip(run.sweep["axes"], places, strict=True):
@@ -174,10 +169,10 @@ def select_one(
     found = select(run, selection, exact)
     if len(found) == 1:
         return int(found[0])
-    shown = ", ".join(f"{name}={value!r}" for name, value in selection.items()) or "no selection"
+    given = ", ".join(f"{name}={value}" for name, value in selection.items()) or "no selection"
     if not len(found):
         raise UserError(
-            f"{what}: {shown} matches no config of run {run.id}: no config has these values "
+            f"{what}: {given} matches no config of run {run.id}: no config has these values "
             "together (a zipped axis, or where= leaves it out)"
         )
     points = [point(run, int(index)) for index in found]
@@ -185,9 +180,19 @@ def select_one(
     texts = [", ".join(f"{name}={one[name]}" for name in free) for one in points[:_LISTED]]
     more = "; ..." if len(found) > _LISTED else ""
     raise UserError(
-        f"{what}: {shown} matches {counted(len(found), 'config')} of run {run.id} "
+        f"{what}: {given} matches {counted(len(found), 'config')} of run {run.id} "
         f"({'; '.join(texts)}{more}); select one of them: add {free[0]}=..."
     )
+
+
+def _nearest(labels: Sequence[Any], wanted: Any) -> str:
+    """Return the values of an axis, for a message; of many numbers those next to a wanted one."""
+    values = [*dict.fromkeys(labels)]
+    try:
+        near = sorted(values, key=lambda label: abs(float(label) - float(wanted)))[:_LISTED]
+    except (TypeError, ValueError):
+        return _listed(values)
+    return _listed(values) if len(values) <= _LISTED else f"{_listed(sorted(near))}, ..."
 
 
 def _listed(values: Sequence[Any]) -> str:

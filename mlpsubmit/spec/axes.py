@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from mlpsubmit.errors import SpecError, collected
+from mlpsubmit.display.text import counted
+from mlpsubmit.errors import SpecError, collected, shown
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.accepted import AXIS_OF, Accepted
 from mlpsubmit.spec.hyperparameters import Hyperparameters
@@ -32,8 +33,11 @@ NO_CONTENT = (
     "functions, but no open files, locks or generators: make those inside a function"
 )
 
-#: What a setting is of, if not of an optimizer.
-_USERS = {"lr_final_factor": "LR_SCHEDULE"}
+#: Why no result depends on a setting, if it is not one of optimizers.
+_WHY_UNUSED = {
+    "lr_final_factor": "no LR_SCHEDULE of the spec uses LR_FINAL_FACTOR",
+    **dict.fromkeys(("record_every", "grab_every"), "ONLYTHRESHOLDS=True keeps final values alone"),
+}
 
 
 def split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -104,7 +108,7 @@ def read_axes(
 def _points(values: Any, names: Sequence[str], zipped: bool) -> list[tuple[Any, ...]]:
     """Return the points of an axis as given, each with one value per name."""
     if not is_list(values):
-        raise SpecError(f"got {values!r}; should be a list of values")
+        raise SpecError(f"got {shown(values)}; should be a list of values{_as_list(names, values)}")
     check_length(values)  # of NUM_TRIALS, and of overrides
     beyond = len(names) + 1
     points = [
@@ -116,9 +120,19 @@ def _points(values: Any, names: Sequence[str], zipped: bool) -> list[tuple[Any, 
     for point in points:
         if len(point) != len(names):
             raise SpecError(
-                f"got {point!r}; each point of this zip should have {len(names)} values"
+                f"got {shown(point)}; each point of this zip should have {len(names)} values"
             )
     return points
+
+
+def _as_list(names: Sequence[str], value: Any) -> str:
+    """Return how one value is written as a list, as the end of a message."""
+    if not isinstance(value, (int, float)):
+        return ""
+    if type(value) is int and [*map(str.lower, names)] == ["trial"]:
+        count = counted(value, "trial")
+        return f": for {count} range({value}), or NUM_TRIALS={value} instead of the axis"
+    return f", as in [{value}]"
 
 
 def _check_results_depend(
@@ -128,8 +142,9 @@ def _check_results_depend(
     if idle := [name for name in names if name in hp.UNSWEPT]:
         raise SpecError(f"no result depends on {idle[0].upper()}; give it as one value")
     if idle := [name for name in names if name in unused]:
-        user = _USERS.get(idle[0], "optimizer")
-        raise SpecError(f"no {user} of the spec uses {idle[0].upper()}, so no result depends on it")
+        of_optimizers = f"no optimizer of the spec uses {idle[0].upper()}"
+        why = _WHY_UNUSED.get(idle[0], of_optimizers)
+        raise SpecError(f"{why}, so no result depends on it")
     if "n_train" in names and not accepted.errors and not accepted.takes("n_train"):
         raise SpecError(
             "no function of the spec takes N_TRAIN, so no result depends on it; data recipes such "
@@ -154,16 +169,28 @@ def _axis(given: Axis, points: Iterable[tuple[Any, ...]], accepted: Accepted) ->
                 values if name in Hyperparameters.model_fields else one_kind_of_number(values)
             )
     if errors:
-        raise SpecError(errors)
+        raise SpecError(_first(errors))
     axis = Axis(names, tuple(zip(*columns, strict=True)), given.zipped_as)
     try:
         repeats = axis.repeats()
     except TypeError as error:
         raise SpecError(f"a value {NO_CONTENT.format(error)}") from error
     if repeats:
-        shown = repeats[0] if len(names) > 1 else repeats[0][0]
-        raise SpecError(f"the value {shown!r} appears more than once; keep one")
+        repeated = repeats[0] if len(names) > 1 else repeats[0][0]
+        raise SpecError(f"the value {shown(repeated)} appears more than once; keep one")
     return axis
+
+
+#: Values of an axis whose errors are listed: of a matrix, every row is one.
+_LISTED = 3
+
+
+def _first(errors: list[str]) -> list[str]:
+    """Return the first of the errors of an axis, and how many there are further."""
+    errors = [*dict.fromkeys(errors)]
+    further = len(errors) - _LISTED
+    more = [f"and {further} further errors of its values"] if further > 1 else []
+    return [*errors[: _LISTED if more else None], *more]
 
 
 def _size_errors(product: Product) -> list[str]:
@@ -220,7 +247,7 @@ def _trial(value: Any) -> int:
     try:
         return int(hp.validate_one("seed", value))  # what is valid for one is for the other
     except SpecError:
-        raise SpecError(f"got {value!r}; should be an integer >= 0") from None
+        raise SpecError(f"got {shown(value)}; should be an integer >= 0") from None
 
 
 def _monomial(value: Any) -> Any:
@@ -234,5 +261,5 @@ def _monomial(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return tuple(_monomial(entry) for entry in value)
     except ValueError as error:
-        raise SpecError(f"got {value!r}; {error}") from None
+        raise SpecError(f"got {shown(value)}; {error}") from None
     return value

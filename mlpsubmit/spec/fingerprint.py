@@ -11,6 +11,7 @@ Python, so hashes do too.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import copyreg
 import functools
 import hashlib
@@ -109,6 +110,11 @@ _WRAPPERS = {
 }
 
 
+def _is_mutable(value: Any) -> bool:
+    containers = (list, dict, set, np.ndarray)
+    return isinstance(value, containers) or objects.is_tensor(value)
+
+
 def _entries(values: Iterable[Any]) -> list[Any]:
     """Return values as a list.
 
@@ -119,6 +125,10 @@ def _entries(values: Iterable[Any]) -> list[Any]:
     if len(entries) > MOST_ENTRIES:
         raise TypeError(f"a {type(values).__name__} of more than {MOST_ENTRIES:,} values")
     return entries
+
+
+class _NoContent(TypeError):
+    """A value of a function that has no content, with the name by which the function uses it."""
 
 
 class _Encoder:
@@ -140,6 +150,9 @@ class _Encoder:
         # By id, with the object: alive, so that its id stays unique.
         self.numbered: dict[Any, tuple[int, Any]] = {}
         self.done: dict[tuple[int, bool], tuple[bytes, Any]] = {}
+        # What may be changed in place, by id: its digest, and as which of those with this digest.
+        self.reached: dict[int, tuple[bytes, int, Any]] = {}
+        self.equals: dict[bytes, int] = {}
         self.references = 0  # to numbers and open values: a digest without any holds everywhere
 
     def tag(self, tag: str, content: bytes = b"") -> None:
@@ -159,8 +172,25 @@ class _Encoder:
         elif objects.has_identity(value):
             if self.is_new(id(value), value):
                 self.add_object(value)
-        else:
+        elif self.equal or not _is_mutable(value):
             self.tag("digest", self.by_value(value))
+        else:
+            self.add_mutable(value)
+
+    def add_mutable(self, value: Any) -> None:
+        """Add what a function may change in place: by its content, and as which of its equals.
+
+        In ``[row, row]`` an entry that is set appears twice, and in two equal rows once.
+        """
+        if id(value) in self.reached:
+            self.references += 1
+            content, number, _ = self.reached[id(value)]
+            self.tag("same", content + str(number).encode())
+            return
+        content = self.by_value(value)
+        number = self.equals[content] = self.equals.get(content, -1) + 1
+        self.reached[id(value)] = content, number, value
+        self.tag("digest", content)
 
     def is_new(self, key: Any, value: Any) -> bool:
         """Number an object; return False if it was numbered before."""
@@ -393,13 +423,27 @@ class _Encoder:
             self.uses(function)
 
     def closure(self, function: types.FunctionType) -> None:
-        for cell in function.__closure__ or ():
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
             try:
                 content = cell.cell_contents
             except ValueError:  # a recursive function whose own cell is still empty
                 self.tag("empty")
             else:
-                self.add(content)
+                with self.naming(name):
+                    self.add(content)
+
+    @contextlib.contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Tell in errors by which name the function being encoded uses what has no content."""
+        place = self.place
+        try:
+            yield
+        except _NoContent:  # of a function that it uses
+            raise
+        except TypeError as error:
+            raise _NoContent(f"{error}: {name}, which {place} uses") from error
 
     def uses(self, function: types.FunctionType) -> None:
         """Encode the globals that a function uses and the modules that it imports."""
@@ -410,7 +454,8 @@ class _Encoder:
             if name in values:
                 self.tag("global", name.encode())
                 for path in sorted(paths[name]):
-                    self.used(code, name, path, values)
+                    with self.naming(".".join((name, *path))):
+                        self.used(code, name, path, values)
         if {"dir", "locals", "vars"} & set(paths):  # local names matter to these
             self.add([part.co_varnames for part in bytecode.nested(code)])
         self.unseen += [f"{self.place} uses {name}" for name in objects.unseen_attributes(code)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +18,7 @@ from mlpsubmit.spec.metrics import (
     with_asked_for,
 )
 from mlpsubmit.spec.optimizer_settings import OPTIMIZERS, default_of
-from mlpsubmit.spec.rules import NOT_USED_BY_ALL, RULES, unused_errors
+from mlpsubmit.spec.rules import NOT_USED_BY_ALL, RULES, untraced, untraced_errors, unused_errors
 from mlpsubmit.spec.setting_types import (
     Betas,
     Count,
@@ -32,6 +32,7 @@ from mlpsubmit.spec.setting_types import (
     Positive,
     Schedule,
     Size,
+    SizeOrNone,
     StringKeyedDict,
     Thresholds,
     WeightSchedule,
@@ -119,7 +120,7 @@ class Hyperparameters(BaseModel):
     online: Flag = _field(True, "a fresh batch every step, or one fixed training set")
     n_samples: Size = _field(1024, "batch size online, training-set size offline")
     n_train: Size = _field(4000, "how many training samples exist to draw from")
-    n_test: Size = _field(10_000, "size of the test set")
+    n_test: SizeOrNone = _field(10_000, "size of the test set; 0: there is none")
     num_trials: Count = _field(1, "the axis trial is range(NUM_TRIALS)")
     max_iter: Annotated[int, integer(1), at_most(10**12)] = _field(
         100_000, "gradient steps at most"
@@ -178,7 +179,9 @@ class Hyperparameters(BaseModel):
         None, "Nesterov momentum of sgd and muon; None: True of muon, False of sgd"
     )
     weight_decay: Annotated[float | None, optional(NonNegative)] = _field(
-        None, "L2, decoupled in adamw, muon and lion; None: 0, of a torch.optim class its own"
+        None,
+        "L2, decoupled in adamw, muon and lion; None: 0.01 of adamw, 0 of the other five, of a "
+        "torch.optim class its own",
     )
     betas: Annotated[tuple[float, float] | None, optional(Betas)] = _field(
         None, "of adam, adamw, muon and lion; None: (0.9, 0.99) of lion, (0.9, 0.999) of the others"
@@ -266,8 +269,10 @@ class Hyperparameters(BaseModel):
     def test_every(self) -> int | str | None:
         """The schedule of the test loss and test metrics; None if they are not evaluated.
 
-        That is online without EVAL_EVERY, unless one of them has thresholds.
+        That is with N_TEST=0; and online without EVAL_EVERY, unless one of them has thresholds.
         """
+        if self.n_test == 0:
+            return None
         asked = any(key.startswith("test_") for key in self.metric_thresholds)
         return 1 if self.eval_every is None and (asked or not self.online) else self.eval_every
 
@@ -328,6 +333,7 @@ def validate(
         errors += validation_errors(error, Hyperparameters, lambda name, _: name.upper())
         values, bad = parsed(given)
     errors += _misfits(values, bad, on_axes or {})
+    errors += _untraced(given, values, bad, on_axes or {})
     if hyperparameters is None or errors:
         raise SpecError(errors)
     return hyperparameters
@@ -362,13 +368,32 @@ def _misfits(
         on_axes.get(name, [values[name]] if name in values else [])
         for name in ("optimizer", "lr_schedule")
     )
+    fixed = _changed(values, NOT_USED_BY_ALL - on_axes.keys())
+    return errors + unused_errors(fixed, optimizers, lr_schedules)
+
+
+def _untraced(
+    given: Mapping[str, Any],
+    values: Mapping[str, Any],
+    bad: Mapping[str, Any],
+    on_axes: Mapping[str, Sequence[Any]],
+) -> list[str]:
+    """Return the errors of settings of traces, where the spec does not say whether it keeps any."""
+    if "onlythresholds" in {*given, *on_axes}:
+        return []
+    of_metrics = ("metrics", "metric_thresholds")
+    measures = any(name in bad or name in on_axes or values[name] for name in of_metrics)
+    return untraced_errors(_changed(values, untraced(measures) - on_axes.keys()))
+
+
+def _changed(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return those settings of some names that are not at their default."""
     fields = Hyperparameters.model_fields
-    fixed = {
+    return {
         name: values[name]
-        for name in NOT_USED_BY_ALL & values.keys() - on_axes.keys()
+        for name in values.keys() & {*names}
         if values[name] != fields[name].default
     }
-    return errors + unused_errors(fixed, optimizers, lr_schedules)
 
 
 def parsed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -413,6 +438,11 @@ _ELSEWHERE = {
     **dict.fromkeys(("net", "network", "architecture"), "MODEL"),
     **dict.fromkeys(("dtype", "default_dtype"), "PRECISION"),
     **dict.fromkeys(("device", "gpus"), "DEVICES"),
+    **dict.fromkeys(("axis", "sweep", "params", "grid"), "axes="),
+    **dict.fromkeys(("batch_fn", "batch_function"), "batchfn="),
+    **dict.fromkeys(("dataset", "datasets"), "data="),
+    **dict.fromkeys(("grab", "measure", "measurements", "callbacks"), "grabs="),
+    **dict.fromkeys(("filter", "condition"), "where="),
 }
 
 

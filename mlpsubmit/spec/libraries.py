@@ -31,8 +31,10 @@ __all__ = [
     "is_compiled",
     "is_library",
     "is_library_file",
+    "missing_file",
     "module_places",
     "user_frames",
+    "user_traceback",
 ]
 
 #: Libraries however they were installed, a source checkout included.
@@ -175,6 +177,33 @@ def _has_compiled(folder: Path, top: str) -> bool:
     if any((folder / f"{top}{suffix}").exists() for suffix in suffixes):
         return True
     return any(name.endswith(suffixes) for _, _, names in os.walk(folder / top) for name in names)
+
+
+def user_traceback(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """Return a traceback from the first frame on whose code is no library's; None without any."""
+    while trace is not None and is_library(str(trace.tb_frame.f_globals.get("__name__", ""))):
+        trace = trace.tb_next
+    return trace
+
+
+def missing_file(error: BaseException) -> str:
+    """Return where a file was looked for that a function of the user did not find.
+
+    As the end of a message, for a relative path: it is one from the folder of the launch.
+    """
+    name = getattr(error, "filename", None)
+    if not isinstance(error, FileNotFoundError) or not isinstance(name, str) or os.path.isabs(name):
+        return ""
+    text = f"; it was looked for in {os.getcwd()}"
+    for frame in [*user_frames(error.__traceback__)][-1:]:
+        own = Path(frame.filename)
+        if not own.is_file():  # a cell of a notebook
+            break
+        if (own.parent / name).exists():
+            text += f", and is beside {own.name}: write Path(__file__).parent / {name!r}"
+        elif own.parent != Path.cwd():
+            text += f", and is not beside {own.name} in {own.parent} either"
+    return text
 
 
 def user_frames(trace: types.TracebackType | None) -> Iterator[traceback.FrameSummary]:

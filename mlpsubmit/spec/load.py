@@ -8,6 +8,7 @@ import importlib
 import io
 import linecache
 import pickle
+import re
 import sys
 import traceback
 import types
@@ -17,6 +18,8 @@ from typing import Any
 
 import cloudpickle
 
+from mlpsubmit import batchfns
+from mlpsubmit.arguments import declared
 from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import (
     RunError,
@@ -26,8 +29,9 @@ from mlpsubmit.errors import (
     error_message,
     error_text,
 )
+from mlpsubmit.grabs.lookup import grab_names
 from mlpsubmit.spec.guard import EndOfSpec, reading_spec
-from mlpsubmit.spec.libraries import is_compiled, is_library, module_places
+from mlpsubmit.spec.libraries import is_compiled, is_library, missing_file, module_places
 from mlpsubmit.spec.notebook_source import IgnoredMagics, statements
 from mlpsubmit.spec.process import ProcessSettings, Surroundings, reading_process
 from mlpsubmit.spec.sweep import Sweep
@@ -65,6 +69,11 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
             something of its process that belongs elsewhere.
     """
     path = path.expanduser()
+    if path.is_dir():
+        raise SpecError(
+            f"{path}: is a folder; give the path of a spec, a .py file or a notebook (.ipynb); a "
+            "run is continued with mlpsubmit resume"
+        )
     if not path.is_file():
         raise SpecError(
             f"{path}: no such file; give the path of a spec, or make one: mlpsubmit init"
@@ -129,7 +138,8 @@ def _run(path: Path) -> dict[str, Sweep]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # of any kind: the classes of a spec's errors are its own
-        text = f"{_place(error, path)}raised {error_text(error)}"
+        hints = _call_hint(error) + missing_file(error)
+        text = f"{_place(error, path)}raised {error_text(error)}{hints}"
         raise SpecError(text, where=str(path)) from error
     sweeps = {name: value for name, value in vars(module).items() if isinstance(value, Sweep)}
     if launched is not None and not any(sweep is launched for sweep in sweeps.values()):
@@ -156,6 +166,25 @@ def _place(error: BaseException, path: Path) -> str:
     cell = own[-1].filename.removeprefix(str(path)).removeprefix(", ")
     shown = f"{own[-1].line}: " if own[-1].line else ""
     return f"{cell}{cell and ', '}line {own[-1].lineno}: {shown}"
+
+
+def _call_hint(error: BaseException) -> str:
+    """Return how a grab or batch function of the library is given, where it was called instead."""
+    missing = re.match(r"(\w+)\(\) missing \d+ required", error_message(error))
+    if not (isinstance(error, TypeError) and missing):
+        return ""
+    name = missing[1]
+    if name in grab_names():
+        return (
+            f"; a grab is given without parentheses, {name}, and with arguments as "
+            f"functools.partial({name}, ...)"
+        )
+    if name in dir(batchfns) and "bsz" in declared(getattr(batchfns, name)):
+        return (
+            f"; a batch function is given without parentheses, batchfn={name}, and its arguments "
+            "to the Sweep"
+        )
+    return ""
 
 
 def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:

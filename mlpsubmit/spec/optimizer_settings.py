@@ -36,10 +36,16 @@ _KWARGS: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
 }
 
 
+#: The defaults of WEIGHT_DECAY that are not 0: as of the class of torch.optim.
+_WEIGHT_DECAYS = {"adamw": 0.01}
+
+
 def default_of(optimizer: Any, name: str) -> Any:
     """Return an optimizer's default of a setting; that of sgd for a class of torch.optim."""
     known = optimizer if isinstance(optimizer, str) and optimizer in OPTIMIZER_DEFAULTS else "sgd"
-    return 0.0 if name == "weight_decay" else OPTIMIZER_DEFAULTS[known].get(name)
+    if name == "weight_decay":
+        return _WEIGHT_DECAYS.get(known, 0.0)
+    return OPTIMIZER_DEFAULTS[known].get(name)
 
 
 def kwargs_of(optimizer: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +75,9 @@ def kwargs_errors(optimizer: Any, optimizer_kwargs: Mapping[str, Any]) -> list[s
             )
             errors.append(
                 f"OPTIMIZER_KWARGS: got {name!r} with OPTIMIZER={optimizer!r}"
-                f"{did_you_mean(name, known)}; {valid}, and has the settings {settings}"
+                f"{did_you_mean(name, known)}; {valid}, and has the settings {settings}; for a "
+                "class of torch.optim with all of its arguments give the class itself, as in "
+                "OPTIMIZER=torch.optim.Adam"
             )
             continue
         try:

@@ -5,7 +5,7 @@ KEY=VALUE replaces a setting or an axis; KEY+=VALUE appends to an axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from mlpsubmit.errors import SpecError, collected, shown
@@ -14,7 +14,7 @@ from mlpsubmit.spec.accepted import AXIS_OF, Accepted
 from mlpsubmit.spec.axes import is_list
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.random_search import SearchNames, distinct
-from mlpsubmit.spec.read import Spec
+from mlpsubmit.spec.read import Spec, as_override
 from mlpsubmit.spec.setting_types import python_number
 
 __all__ = ["override"]
@@ -119,6 +119,7 @@ def _appended(
     values = value if _means_axis(axis, value) else [value]
     for key, old in axes.items():
         if isinstance(key, str) and _same(accepted.canonical(key), axis):
+            _check_appended(name, value, old)
             return {**axes, key: [*old, *values]}, settings
     given = next((key for key in settings if _same(accepted.canonical(key), axis)), None)
     old = None if given is None else settings[given]
@@ -133,15 +134,22 @@ def _appended(
     ):
         listed = [*old] if is_list(old) else [old]
         return axes, {**settings, given: [*listed, *values]}
-    raise SpecError(_no_axis(name, canonical, old, values))
+    further = value if isinstance(value, tuple) else values
+    raise SpecError(_no_axis(name, canonical, old, further))
 
 
-def _no_axis(name: str, canonical: str, old: Any, values: list[Any]) -> str:
+def _no_axis(name: str, canonical: str, old: Any, values: Iterable[Any]) -> str:
     """Return the message for values that are to be appended to a setting that is no axis."""
     field = Hyperparameters.model_fields.get(canonical)
     first = field.default if old is None and field is not None else old
-    listed = ", ".join(map(shown, [*([] if first is None else [first]), *values]))
-    return f"{name}+=: {name} is not an axis of the spec; write {name}=[{listed}] to make it one"
+    listed = as_override(name, [*([] if first is None else [first]), *values])
+    return f"{name}+=: {name} is not an axis of the spec; write {listed} to make it one"
+
+
+def _check_appended(name: str, value: Any, old: Any) -> None:
+    """Refuse a tuple, as a command line makes of ``noise+=0.1,0.2``, beside none."""
+    if isinstance(value, tuple) and not any(isinstance(one, (tuple, list)) for one in old):
+        raise SpecError(f"{name}+=: got {shown(value)}; write {as_override(f'{name}+', value)}")
 
 
 def _check_trial(value: Any) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mlpsubmit.arguments import function_name
+from mlpsubmit.arguments import function_name, parse_bool
 from mlpsubmit.batchfns.recipe import as_recipe
-from mlpsubmit.errors import SpecError, collected, shown
+from mlpsubmit.errors import SpecError, collected, shown, uncalled
 from mlpsubmit.results.labels import ON_AXIS, Labels, labels_of
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.accepted import POSITIONAL, Accepted, accepted_names, position_errors
@@ -33,11 +33,12 @@ from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.mlp_settings import settings_of_mlp
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Product
-from mlpsubmit.spec.rules import RULES, unused
+from mlpsubmit.spec.rules import RULES, untraced, unused
 
 __all__ = [
     "VALID_NAME",
     "Spec",
+    "as_override",
     "grab_labels",
     "misfits",
     "read",
@@ -103,9 +104,9 @@ def read(
         SpecError: listing every error at once.
     """
     data = as_recipe(data)
-    errors = _name_errors(name) + _function_errors(batchfn, data, grabs, where)
-    own = grabs.items() if isinstance(grabs, Mapping) else ()
-    all_grabs = _named_grabs(settings, errors) | {n: g for n, g in own if isinstance(n, str)}
+    errors = _name_errors(name) + _function_errors(batchfn, data, where)
+    grabs = _own_grabs(grabs, errors)
+    all_grabs = _named_grabs(settings, errors) | grabs
     candidates = [batchfn, data, *all_grabs.values()]
     candidates += _values(axes, settings, "model")
     functions = [function for function in candidates if callable(function)]
@@ -130,7 +131,7 @@ def read(
         labels = grab_labels(all_grabs, product, arguments)
     first = {**hyperparameters, **_at_first(product)}
     with collected(errors):
-        base = _base(first, product, unread)
+        base = _base(first, product, unread, replaced)
         errors += _conflicts(functions, replaced, base, arguments, product)
     if where is None:  # else the sweep checks what it keeps
         errors += misfits(product, *hp.parsed(first), unread)
@@ -152,7 +153,7 @@ def _name_errors(name: Any) -> list[str]:
     ]
 
 
-def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[str]:
+def _function_errors(batchfn: Any, data: Any, where: Any) -> list[str]:
     errors: list[str] = []
     if batchfn is None:
         errors.append(
@@ -161,37 +162,51 @@ def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[st
         )
     for place, function in {"batchfn": batchfn, "data": data, "where": where}.items():
         if function is not None and not callable(function):
-            errors.append(f"{place}: got {function!r}; should be a function")
-    return errors + _grab_errors(grabs)
-
-
-def _grab_errors(grabs: Any) -> list[str]:
-    if not isinstance(grabs, Mapping):
-        return [
-            f"grabs: got {grabs!r:.80}; should be a mapping of names to functions, as in "
-            "grabs={'sharpness': sharpness}"
-        ]
-    errors: list[str] = []
-    for name, grab in grabs.items():
-        if not isinstance(name, str):
-            errors.append(f"grabs: got the name {shown(name)}; a name should be a string")
-        if not callable(grab):
-            by_name = f" (by its name: OTHER_MODEL_GRABS={{'mine': {grab!r}}})"
-            hint = by_name if isinstance(grab, str) else ""
-            errors.append(f"grabs[{name!r}]: got {grab!r}; should be a function{hint}")
+            hint = uncalled(function, f"{place}={_EXAMPLES[place]}")
+            errors.append(f"{place}: got {shown(function)}; should be a function{hint}")
     return errors
+
+
+_EXAMPLES = {"batchfn": "my_batches", "data": "load", "where": "kept"}
+
+
+def _own_grabs(grabs: Any, errors: list[str]) -> dict[str, Callable[..., Any]]:
+    """Return the functions of grabs=; the errors of all others go into a list."""
+    if not isinstance(grabs, Mapping):
+        errors.append(
+            f"grabs: got {shown(grabs)}; should be a mapping of names to functions, as in "
+            "grabs={'sharpness': sharpness}"
+        )
+        return {}
+    errors += [
+        f"grabs: got the name {shown(name)}; a name should be a string"
+        for name in grabs
+        if not isinstance(name, str)
+    ]
+    named = {name: grab for name, grab in grabs.items() if isinstance(name, str)}
+    return _functions("grabs", named, errors)
 
 
 def _named_grabs(settings: Mapping[str, Any], errors: list[str]) -> dict[str, Callable[..., Any]]:
     """Return the grabs of OTHER_MODEL_GRABS; the errors of all others go into a list."""
+    found: dict[str, Callable[..., Any]] = {}
+    for mapping in _given(settings, "other_model_grabs"):
+        if isinstance(mapping, Mapping):
+            found |= _functions("OTHER_MODEL_GRABS", mapping, errors)
+    return found
+
+
+def _functions(
+    place: str, grabs: Mapping[Any, Any], errors: list[str]
+) -> dict[str, Callable[..., Any]]:
+    """Return grabs of which some are given by the names of the library's."""
     from mlpsubmit.grabs import by_name
 
-    grabs = {}
-    for mapping in _given(settings, "other_model_grabs"):
-        for alias, grab in mapping.items() if isinstance(mapping, Mapping) else ():
-            with collected(errors, f"OTHER_MODEL_GRABS[{alias!r}]: "):
-                grabs[alias] = grab if callable(grab) else by_name(grab)
-    return grabs
+    functions = {}
+    for name, grab in grabs.items():
+        with collected(errors, f"{place}[{shown(name)}]: "):
+            functions[name] = grab if callable(grab) else by_name(grab)
+    return functions
 
 
 def grab_labels(
@@ -254,13 +269,17 @@ def _values(axes: Mapping[Any, Any], settings: Mapping[str, Any], name: str) -> 
 
 
 def _unused(axes: Mapping[Any, Any], settings: Mapping[str, Any]) -> frozenset[str]:
-    """Return the hyperparameters that no optimizer and no schedule of the spec uses."""
+    """Return the hyperparameters that no result depends on, with the other settings of the spec."""
     users = []
     for name in ("optimizer", "lr_schedule"):
         default = Hyperparameters.model_fields[name].default
         given = _values(axes, settings, name) or [default]
         users.append([value.lower() if isinstance(value, str) else value for value in given])
-    return unused(*users)
+    if not all(map(parse_bool, _values(axes, settings, "onlythresholds"))):  # True by default
+        return unused(*users)
+    of_metrics = ("metrics", "metric_thresholds")
+    measures = any(bool(_values(axes, settings, name)) for name in of_metrics)
+    return unused(*users) | untraced(measures)
 
 
 # ---- settings ------------------------------------------------------------------------------------
@@ -282,7 +301,7 @@ def _split_settings(
             canonical = accepted.canonical(name)
             if canonical in axis_names:
                 errors.append(
-                    f"{name}: is an axis and also fixed to {value!r}; keep one of the two"
+                    f"{name}: is an axis and also fixed to {shown(value)}; keep one of the two"
                 )
             elif canonical in Hyperparameters.model_fields:
                 hyperparameters[name] = value
@@ -298,21 +317,25 @@ def _at_first(product: Product) -> dict[str, Any]:
     return {name: value for name, value in product.point(0).items() if name in fields}
 
 
-def _base(values: Mapping[str, Any], product: Product, unread: Collection[str]) -> Hyperparameters:
+def _base(
+    values: Mapping[str, Any], product: Product, unread: Collection[str], replaced: Collection[str]
+) -> Hyperparameters:
     """Return the hyperparameters at the first point of the product.
 
     Args:
         values: those that the spec sets, at this point.
         unread: names on axes that have errors.
+        replaced: names of settings that overrides replaced.
     """
     on_axes = {name: axis.values(name) for axis in product.axes for name in axis.names}
     try:
         return hp.validate(values, {**dict.fromkeys(unread, ()), **on_axes})
     except SpecError as error:
-        raise SpecError([_with_axis_hint(message, values) for message in error.errors]) from None
+        errors = [_with_axis_hint(message, values, replaced) for message in error.errors]
+        raise SpecError(errors) from None
 
 
-def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
+def _with_axis_hint(message: str, values: Mapping[str, Any], replaced: Collection[str]) -> str:
     """Add how to write an axis, where the error is a list of values in the place of one."""
     for name, value in values.items():
         canonical = hp.canonical_name(name)
@@ -320,8 +343,15 @@ def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
         if not (listed and canonical and message.startswith(f"{canonical.upper()}: ")):
             continue
         if not _is_valid(canonical, value) and all(_is_valid(canonical, one) for one in value):
-            return f"{message}; to sweep over it, write axes={{{name!r}: {value!r}}}"
+            axes = f"axes={{{name!r}: {shown(value)}}}"
+            how = as_override(canonical.upper(), value) if canonical in replaced else axes
+            return f"{message}; to sweep over it, write {how}"
     return message
+
+
+def as_override(name: str, values: Iterable[Any]) -> str:
+    """Return how a list is written on a command line, where spaces part arguments."""
+    return f"{name}=[{','.join(map(shown, values))}]"
 
 
 def _is_valid(name: str, value: Any) -> bool:

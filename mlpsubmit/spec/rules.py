@@ -13,7 +13,15 @@ from mlpsubmit.errors import shown
 from mlpsubmit.spec.metrics import key_errors, names_in, stop_on_errors, thresholds_in
 from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS, default_of, kwargs_errors
 
-__all__ = ["NOT_USED_BY_ALL", "RULES", "Rule", "unused", "unused_errors"]
+__all__ = [
+    "NOT_USED_BY_ALL",
+    "RULES",
+    "Rule",
+    "untraced",
+    "untraced_errors",
+    "unused",
+    "unused_errors",
+]
 
 #: By the name of a setting that not all use, the optimizers or schedules that do.
 _USERS = {"lr_final_factor": ("linear", "cosine")} | {
@@ -79,13 +87,33 @@ def _nesterov_errors(nesterov: Any, momentum: Any, optimizer: Any) -> list[str]:
 
 
 def _warmup_errors(lr_schedule: Any, warmup_steps: int, max_iter: int) -> list[str]:
-    if lr_schedule in ("linear", "cosine") and warmup_steps >= max_iter:
+    if _has_final_factor(lr_schedule) and warmup_steps >= max_iter:
         return [
             f"WARMUP_STEPS={warmup_steps} leaves no step of MAX_ITER={max_iter} for "
             f"LR_SCHEDULE={lr_schedule!r}; set WARMUP_STEPS below MAX_ITER, or "
             "LR_SCHEDULE='constant'"
         ]
+    if warmup_steps > max_iter:  # where they are equal, the last step reaches LR: a range test
+        return [
+            f"WARMUP_STEPS={warmup_steps} is more than MAX_ITER={max_iter}, so no step reaches LR; "
+            "set WARMUP_STEPS to MAX_ITER at most"
+        ]
     return []
+
+
+def _test_set_errors(
+    n_test: int, eval_every: Any, metric_thresholds: Mapping[str, Any]
+) -> list[str]:
+    asking = [] if eval_every is None else [f"EVAL_EVERY={eval_every!r}"]
+    asking += [
+        f"METRIC_THRESHOLDS of {key}" for key in metric_thresholds if str(key).startswith("test_")
+    ]
+    if n_test > 0 or not asking:
+        return []
+    return [
+        f"N_TEST: got 0, which is no test set, with {' and '.join(asking)}; leave out what "
+        "is to be evaluated, or set N_TEST"
+    ]
 
 
 def _given(_: Any) -> tuple[float, ...]:
@@ -100,6 +128,7 @@ RULES = (
     Rule(_threshold_errors, {"loss_checkpoints": _given, "percent_thresholds": _given}),
     Rule(_nesterov_errors, {"optimizer": _with_momentum}),
     Rule(_warmup_errors),
+    Rule(_test_set_errors, {"metric_thresholds": thresholds_in}),
     Rule(key_errors, {"metrics": names_in, "metric_thresholds": thresholds_in}),
     Rule(stop_on_errors, {"metric_thresholds": thresholds_in}),
     Rule(kwargs_errors),
@@ -145,6 +174,39 @@ def unused_errors(
                 f"({', '.join(_USERS[name])} do); leave it out"
             )
     return errors
+
+
+#: By the name of a setting of traces, what there is where the final values alone are kept.
+_WITHOUT_TRACES = {
+    "record_every": "the final losses alone are kept",
+    "grab_every": "grabs are called once, at the end",
+}
+
+
+def untraced(measures: bool) -> frozenset[str]:
+    """Return the settings that have no effect where the final values alone are kept.
+
+    Args:
+        measures: whether there are metrics, whose thresholds are looked at every RECORD_EVERY.
+    """
+    return frozenset(_WITHOUT_TRACES) - ({"record_every"} if measures else set())
+
+
+def untraced_errors(given: Mapping[str, Any]) -> list[str]:
+    """Return an error for each setting of traces, where ONLYTHRESHOLDS is True as nobody set it.
+
+    Where it is written as True, the final values are asked for: so an override drops the traces of
+    a spec.
+
+    Args:
+        given: those settings of :func:`untraced` that are not at their default.
+    """
+    return [
+        f"{name.upper()}: got {shown(given[name])}, which has no effect with ONLYTHRESHOLDS=True, "
+        f"the default: {_WITHOUT_TRACES[name]}; set ONLYTHRESHOLDS=False to keep traces, or leave "
+        f"{name.upper()} out (it may stay where ONLYTHRESHOLDS=True is written out)"
+        for name in sorted(given)
+    ]
 
 
 def _has_final_factor(lr_schedule: Any) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "Positive",
     "Schedule",
     "Size",
+    "SizeOrNone",
     "StringKeyedDict",
     "Thresholds",
     "WeightSchedule",
@@ -241,6 +242,7 @@ Flag = Annotated[bool, flag()]
 Count = Annotated[int, integer(1)]
 #: Of one dimension of an array. Whether that fits into the memory, its device shows.
 Size = Annotated[int, integer(1), at_most(10**9)]
+SizeOrNone = Annotated[int, integer(0), at_most(10**9)]
 Positive = Annotated[float, number("> 0", lambda value: value > 0)]
 NonNegative = Annotated[float, number(">= 0", lambda value: value >= 0)]
 Fraction = Annotated[float, number(">= 0 and < 1", lambda value: 0 <= value < 1)]

@@ -131,7 +131,7 @@ class Sweep(Spec):
             whose result yields ``(X (n, ...), y (n,) or (n, d_out))``.
         data: a function that returns a mapping of names to arrays, run once per run on a worker;
             its entries are offered by name to batch functions and grabs.
-        grabs: {name: function} measured inside the train loop.
+        grabs: {name: function} measured inside the train loop; of the library's, the name will do.
         where: ``config -> bool``; points for which it is false are left out.
         settings: hyperparameters, in any spelling, and fixed arguments of the functions.
 
@@ -146,7 +146,7 @@ class Sweep(Spec):
         *,
         batchfn: Callable[..., Any] | None = None,
         data: Callable[..., Any] | None = None,
-        grabs: Mapping[str, Callable[..., Any]] | None = None,
+        grabs: Mapping[str, Callable[..., Any] | str] | None = None,
         where: Callable[[Config], bool] | None = None,
         _replaced: frozenset[str] = frozenset(),
         _process: ProcessSettings | None = None,

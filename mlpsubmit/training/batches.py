@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError, error_message
+from mlpsubmit.masked import is_masked
 from mlpsubmit.protocol import BatchFn, LooksAhead
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
@@ -32,6 +33,10 @@ __all__ = ["Batch", "BatchError", "Batches", "column", "latest", "pair_of"]
 EAGER_DEVICES = frozenset({"cpu"})
 
 _REAL = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.bool})
+
+
+#: Part of torch's message where an embedding is given floats.
+_WANTS_INTEGERS = "scalar types: Long"
 
 
 class BatchError(UserError):
@@ -149,12 +154,14 @@ class Batches:
         loss: LOSS: decides which targets are valid.
         metrics: the names of the built-in metrics, which need targets that fit, too.
         model: from X (n, ...) to outputs (n, ...), without a trace: decides their shape.
+        d_in: as the attribute, where the networks say it.
         inputs: tensors that the functions are given, such as the data entries.
         device, dtype: of the batches.
         what: the name of these functions in messages.
 
     Attributes:
         fixed: as given.
+        d_in: entries of a sample of X that the networks are made for; None before a first batch.
         sources: per row of the stack, the number of its function; equal numbers draw the same.
         guard: of the fixed sets.
         aside: how the functions are called.
@@ -172,6 +179,7 @@ class Batches:
         loss: Any,
         metrics: Sequence[str] = (),
         model: Callable[[Tensor], Tensor],
+        d_in: int | None,
         inputs: Guard,
         device: torch.device,
         dtype: torch.dtype,
@@ -183,7 +191,7 @@ class Batches:
         self._configs = list(range(len(batch_fns)))  # per row of the stack
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
         self._takes_integers = callable(loss) or loss == "cross_entropy"
-        self._metrics, self.aside = metrics, Aside()
+        self._metrics, self.d_in, self.aside = metrics, d_in, Aside()
         self._device, self._dtype, self._inputs = device, dtype, inputs
         # On a GPU they are stacked where they are drawn, beside the step before.
         self._stays_apart = device.type == "cpu" and not fixed
@@ -343,13 +351,13 @@ class Batches:
             y = y.long()
         shapes = (X.shape, y.shape)
         if self.fixed or shapes not in self._checked:  # a GPU-CPU sync point where shapes are new
-            self._check(function, X, y)
+            self._check(function, X, y, was_integer=not given[0].is_floating_point())
             self._checked.add(shapes)
         if not self.fixed and (traits := _traits(*given)) is not None and traits == _traits(X, y):
             self._unchanged.add(traits)
         return X, y
 
-    def _check(self, function: BatchFn, X: Tensor, y: Tensor) -> None:
+    def _check(self, function: BatchFn, X: Tensor, y: Tensor, was_integer: bool) -> None:
         got = f"gave X of shape {tuple(X.shape)} and y of shape {tuple(y.shape)}"
         if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or X.numel() == 0:
             valid = "X (n, ...) and y (n,) or (n, d_out) with the same n > 0, X not empty"
@@ -358,7 +366,7 @@ class Batches:
             for name, tensor in (("X", X), ("y", y)):
                 if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                     self._refuse(function, f"gave NaN or infinite entries in {name}", "finite ones")
-        output = self._output_shape(function, X)
+        output = self._output_shape(function, X, was_integer)
         per_sample = tuple(y.shape[1:])
         entrywise = not callable(self._loss) and self._loss != "cross_entropy"
         if entrywise and (per_sample or (1,)) != (output or (1,)):
@@ -383,7 +391,7 @@ class Batches:
             hint = "try 2 * y - 1" if zeros else "try LOSS='mse', 'huber', or y.sign()"
             self._refuse(function, got, f"-1 and 1 alone for LOSS={self._loss!r}; {hint}")
 
-    def _output_shape(self, function: BatchFn, X: Tensor) -> tuple[int, ...]:
+    def _output_shape(self, function: BatchFn, X: Tensor, was_integer: bool) -> tuple[int, ...]:
         try:
             try:
                 output = self._model(X[:2])  # one sample is too few for BatchNorm
@@ -394,11 +402,17 @@ class Batches:
         except Exception as error:
             if isinstance(error, UserError) or ran_out_of_memory(error):
                 raise
-            why = error_message(error)
-            got = f"gave X of shape {tuple(X.shape)}, on which the model fails ({why})"
-            self._refuse(
-                function, got, "X (n, ...) that MODEL takes, or a MODEL that takes it", error
-            )
+            why, got = error_message(error), f"gave X of shape {tuple(X.shape)}"
+            if self.d_in not in (None, X[0].numel()):
+                got = f"{got}, {X[0].numel()} inputs per sample"
+                self._refuse(function, got, f"{self.d_in}, as in the X that MODEL is made for")
+            valid = "X (n, ...) that MODEL takes, or a MODEL that takes it"
+            if was_integer or _WANTS_INTEGERS in why:
+                valid += (
+                    f"; X becomes {_dtype(X)}: where MODEL needs integers, write X.long() in it"
+                )
+            self._refuse(function, f"{got}, on which the model fails ({why})", valid, error)
+        self.d_in = self.d_in or X[0].numel()
         return tuple(output.shape[1:])
 
     def _check_classes(
@@ -473,6 +487,11 @@ def _is_plain(part: Any) -> bool:
 
 def _dense(value: Any, where: str, name: str) -> Tensor:
     part = value
+    if is_masked(value):  # a tensor would have what is below the mask
+        raise BatchError(
+            f"{where} with masked entries; expected numbers alone; try {name}.filled(0), or leave "
+            "these rows out"
+        )
     if not isinstance(value, Tensor):
         try:
             part = torch.as_tensor(_copied(value) if isinstance(value, np.ndarray) else value)

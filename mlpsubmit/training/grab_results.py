@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import UserError, unreturned
+from mlpsubmit.masked import is_masked, with_nan
 from mlpsubmit.results.grab_arrays import result_name
 from mlpsubmit.results.labels import Labels, mismatch
 from mlpsubmit.training.result import Array
@@ -174,25 +175,29 @@ def entries_of(result: Any, where: str) -> dict[str | None, Tensor | Array]:
 def _copied(result: Any, where: str, under: str = "") -> Tensor | Array:
     """Return a copy of a result, tensors on their device: it may be a view of the weights."""
     if isinstance(result, Tensor):
-        return result.detach().clone()
-    cause = None
+        return result.detach().to_dense().clone()
+    cause, described = None, "None" if result is None else f"{type(result).__name__} {result!r:.80}"
     try:
         array = _array(result)
+        if array.dtype.char in "gG":  # longer than what results hold
+            array = array.astype(complex if array.dtype.kind == "c" else float)
         if array.dtype.kind in "biufc":
             return array
     except (TypeError, ValueError) as error:
         cause = error
     raise GrabError(
-        f"{where} returned {type(result).__name__} {result!r:.80}{under}; valid are numbers, "
-        "arrays, tensors, lists of these in equal shapes, and dictionaries of these"
+        f"{where} returned {described}{under}; valid are numbers, arrays, tensors, lists of these "
+        f"in equal shapes, and dictionaries of these{unreturned(result)}"
     ) from cause
 
 
 def _array(result: Any) -> Array:
     if isinstance(result, Tensor):
-        return _numpy(result.detach())
+        return _numpy(result.detach().to_dense())
     if isinstance(result, (list, tuple)):
         return np.stack([_array(entry) for entry in result]) if result else np.zeros(0)
+    if is_masked(result):
+        return with_nan(result)
     return np.array(result)
 
 

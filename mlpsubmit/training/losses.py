@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.arguments import function_name, further_arguments
-from mlpsubmit.errors import SpecError, UserError, error_message
+from mlpsubmit.errors import SpecError, UserError, error_message, unreturned
 from mlpsubmit.protocol import LOSS_PARAMS
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.guard import WriteError
@@ -206,7 +206,8 @@ def _by_callable(loss: Callable[..., Tensor]) -> StackedLoss:
             got += f" of {value.dtype}" if isinstance(value, Tensor) and value.ndim == 0 else ""
             raise SpecError(
                 f"LOSS: {name}(output, y) gave {got} for output {tuple(output.shape)} and y "
-                f"{tuple(y.shape)}; valid is a scalar tensor of a real number; try .mean()"
+                f"{tuple(y.shape)}; valid is a scalar tensor of a real number"
+                f"{unreturned(value, 'try .mean()')}"
             )
         return value
 

@@ -71,8 +71,8 @@ def check_lr_schedule(h: Hyperparameters) -> None:
         if first != again:
             raise SpecError(
                 f"LR_SCHEDULE: {function_name(h.lr_schedule)}({step}) gave {first:g} and then "
-                f"{again:g}; valid is a function of the step alone, without random numbers or "
-                "state, as steps are asked for in any order"
+                f"{again:g}; steps are asked for in any order, so compute the factor from the step "
+                "alone, without random numbers or state"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers.view import OptimizerView
+from mlpsubmit.training.outer_broadcasts import OuterBroadcasts
 from mlpsubmit.training.parts import Part, resized
 from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
@@ -61,7 +63,10 @@ def resolve(
     """
     reserved = dict.fromkeys(GRAB_ARGUMENTS)
     return [
-        {name: frozenset(pick(grab, {**context, **reserved})) for name, grab in grabs.items()}
+        {
+            name: frozenset(pick(grab, {**context, **reserved}, f"grab {name!r}"))
+            for name, grab in grabs.items()
+        }
         for context in contexts
     ]
 
@@ -232,14 +237,18 @@ class Grabber(Part):
         self, name: str, config: int, offered: dict[str, Any], where: str
     ) -> dict[str | None, Tensor | Array] | None:
         taken = {key: offered[key] for key in self._arguments[config][name]}
+        # The first call alone, as it takes some time per operation.
+        watch = OuterBroadcasts() if self._calls == 1 else contextlib.nullcontext()
         try:
-            with torch.enable_grad(), full_precision_matmul():
+            with torch.enable_grad(), full_precision_matmul(), watch:
                 result = self.grabs[name](**taken)
         except FAILURES as error:
             # In the update before a divergence, whose loss was still finite.
             if _overflowed(offered["model"], offered["X_tr"]):
                 return None
             raise GrabError(f"{where} failed: {error_text(error)}") from error
+        if isinstance(watch, OuterBroadcasts) and watch.found:
+            _warn_of_pairs(name, *watch.found)
         return entries_of(result, where)
 
     def _offer(self, step: int, row: int, config: int, train: Batch | None) -> dict[str, Any]:
@@ -360,6 +369,16 @@ def _check_writes(guard: Guard, opt: OptimizerView, where: str) -> None:
             f"{where} changes opt.param_groups, which shows the learning rates to grabs and does "
             "not set them; try a callable PARAMETRIZATION, or an OPTIMIZER of your own"
         )
+
+
+def _warn_of_pairs(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    warnings.warn(
+        f"grab {name!r}: an operation on shapes {one} and {other} gives a number for each pair of "
+        f"samples, {(one[0], one[0])}; the model returns a column and y_tr, y_te are as the batch "
+        "function returns them, so try model(X).flatten(), or y[:, None]; if pairs are meant, "
+        "write x[:, None] and y[None, :]",
+        stacklevel=2,
+    )
 
 
 def _fixed_set(batches: Batches | None) -> Batch | None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.arguments import function_name
-from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.errors import SpecError, UserError, unreturned
+from mlpsubmit.masked import is_masked
 from mlpsubmit.spec.metrics import Metric
 from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.guard import WriteError, version
@@ -197,22 +198,25 @@ class ByCallable:
     def _one(self, output: Tensor, y: Tensor) -> Tensor:
         value = self._function(output, y)
         got = value
+        if is_masked(value):
+            raise self._refusal("a masked value", output, y, "")
         if not isinstance(value, Tensor):
             try:
                 value = torch.as_tensor(np.asarray(value))  # a float of Python is float64
             except (TypeError, ValueError, RuntimeError):
-                raise self._refusal(f"{type(got).__name__} {got!r:.80}", output, y) from None
+                described = "None" if got is None else f"{type(got).__name__} {got!r:.80}"
+                raise self._refusal(described, output, y, unreturned(got, "try .mean()")) from None
         if value.ndim != 0 or value.is_complex():
             described = f"shape {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
-            raise self._refusal(described, output, y)
+            raise self._refusal(described, output, y, "; try .mean()")
         if value.is_floating_point() and isinstance(got, Tensor):
             return value
         return value.to(output.device, _wide(output))
 
-    def _refusal(self, got: str, output: Tensor, y: Tensor) -> SpecError:
+    def _refusal(self, got: str, output: Tensor, y: Tensor, hint: str) -> SpecError:
         return SpecError(
             f"{self._name} gave {got} for output {tuple(output.shape)} and y {tuple(y.shape)}; "
-            "valid is one real number; try .mean()"
+            f"valid is one real number{hint}"
         )
 
 

@@ -30,6 +30,7 @@ from mlpsubmit.training.lr_factors import with_lr_factors
 from mlpsubmit.training.lr_schedules import LRSchedule
 from mlpsubmit.training.measurements import Grabber, resolve
 from mlpsubmit.training.metrics import MetricHistory, Outputs
+from mlpsubmit.training.models import MLP
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers.build import build_optimizer
@@ -172,7 +173,8 @@ class Pack:
         has_test_loss = common.test_every is not None
         needs_test = has_test_loss or not taken.isdisjoint({"X_te", "y_te"})
         self.inputs = Guard(_inputs(contexts), sampled=True, whole=True)
-        self._build_batches(batch_fns, test_fns if needs_test else None, common)
+        d_in = models[0].d_in if isinstance(models[0], MLP) else None
+        self._build_batches(batch_fns, test_fns if needs_test else None, common, d_in)
 
         # The losses of the centred outputs, and their gradients.
         self.initial_output = InitialOutput(
@@ -218,6 +220,7 @@ class Pack:
         batch_fns: Sequence[BatchFn],
         test_fns: Sequence[BatchFn] | None,
         common: Hyperparameters,
+        d_in: int | None,
     ) -> None:
         batches = partial(
             Batches,
@@ -228,10 +231,12 @@ class Pack:
             device=self.device,
             dtype=self.stack.parameters[0].dtype,
         )
-        self.train = batches(batch_fns, fixed=not common.online, what="batch function")
+        fixed = not common.online
+        self.train = batches(batch_fns, d_in=d_in, fixed=fixed, what="batch function")
         self.test: Batches | None = None
         if test_fns:
-            self.test = batches(test_fns, fixed=True, what="test batch function")
+            d_in = self.train.d_in
+            self.test = batches(test_fns, d_in=d_in, fixed=True, what="test batch function")
 
     def draw(self, step: int) -> tuple[Batch, Tensor | float]:
         """Return the batch of a step, and f0 (K, n, ...) on it, or a number."""

@@ -284,6 +284,19 @@ def with_weight(weight: torch.Tensor) -> nn.Module:
     return network
 
 
+def stepless() -> None:
+    raise AssertionError("is not called")
+
+
+def reading(A: Any, bsz: int, gen: Any) -> Any:
+    raise AssertionError("only workers have A")
+
+
+def test_classes_that_only_workers_see_may_be_counted_on_a_zipped_axis() -> None:
+    zipped: Any = {("LOSS", "D_OUT"): [("mse", 1), ("cross_entropy", 3)]}
+    probe(small(zipped, data=lambda gen: {}, batchfn=reading))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -299,7 +312,16 @@ def with_weight(weight: torch.Tensor) -> nn.Module:
         ({"OPTIMIZER": "Adma"}, "torch.optim has no optimizer 'Adma'"),
         ({"MODEL": Backwards}, "defined in the order out, inp, but the signal passes inp, out"),
         ({"batchfn": ragged}, "a function of the spec raised IndexError: no such sample at "),
-        ({"grabs": {"g": lambda modle: 0}}, "needs 'modle' (did you mean 'model'?)"),
+        ({"grabs": {"g": lambda modle: 0}}, "grab 'g' needs 'modle' (did you mean 'model'?)"),
+        (
+            {"batchfn": lambda bsz, gen: stepless},
+            "batchfn <lambda>: returned stepless(), which does not take step; it should be a "
+            "function of the step, as in lambda step: (X, y)",
+        ),
+        (
+            {"data": lambda gen: {}, "batchfn": reading, "LOSS": "cross_entropy"},
+            "D_OUT: not set, and LOSS='cross_entropy' with class labels",
+        ),
     ],
 )
 def test_errors_show_in_the_probe(settings: dict[str, Any], message: str) -> None:

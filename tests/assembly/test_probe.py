@@ -252,7 +252,7 @@ def test_a_schedule_that_keeps_state_is_refused() -> None:
         calls.append(step)
         return 1.0 / len(calls)
 
-    with pytest.raises(SpecError, match=r"LR_SCHEDULE .*counts.*compute the factor from the step"):
+    with pytest.raises(SpecError, match=r"LR_SCHEDULE: .*counts.*compute the factor from the step"):
         probe(small(LR_SCHEDULE=counts))
 
 
@@ -330,3 +330,27 @@ def test_a_launch_tells_which_configs_train_one_at_a_time() -> None:
     # Nothing to say where there is one config, or where packs of one were asked for.
     probe(small(MODEL=Recurrent, **settings))
     probe(small({"trial": range(2)}, MODEL=Recurrent, PACK_SIZE=1, **settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"METRIC_THRESHOLDS": {"test_accuracy": [0.5, 0.9]}},
+        {"axes": {"METRIC_THRESHOLDS": [{}, {"test_accuracy": [0.9]}]}},
+    ],
+)
+def test_default_thresholds_that_stop_before_others_are_told(settings: dict[str, Any]) -> None:
+    axes = settings.pop("axes", None)
+    text = (
+        "METRIC_THRESHOLDS: a config stops once its train loss is below 0.1, the default of "
+        r"LOSS_CHECKPOINTS, even if test_accuracy has not crossed 0.9; write LOSS_CHECKPOINTS=\[\] "
+        "to train on, STOP_ON='test_accuracy' to stop there, or STOP_ON='train_loss'"
+    )
+    with pytest.warns(UserWarning, match=text):
+        probe(small(axes, **settings))
+    for chosen in (
+        {"STOP_ON": "train_loss"},
+        {"LOSS_CHECKPOINTS": [0.1]},
+        {"PERCENT_THRESHOLDS": [0.1]},
+    ):
+        probe(small(axes, **settings, **chosen))

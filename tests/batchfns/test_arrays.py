@@ -82,7 +82,9 @@ def test_without_a_test_set_online_tests_on_the_population_and_offline_refuses()
     X, y = draw(100, split="test")(0)
     assert len(X) == 100
     assert min(rows(y)) >= 0
-    with pytest.raises(SpecError, match=r"offline training needs a test set, and there is none; "):
+    with pytest.raises(
+        SpecError, match=r"offline training evaluates a test set, and there is none; "
+    ):
         draw(5, online=False, split="test")
 
 
@@ -236,6 +238,7 @@ X, Y = np.ones((3, 2)), np.ones(3)
         ),
         ((X, np.array(["a", "b", "c"])), r"y has the dtype <U1; valid are real numbers"),
         ((X[:0], Y[:0]), r"X has no rows"),
+        ((np.ma.masked_equal(X, X.max()), Y), r"X has masked entries; try X.filled\(0\), or leave"),
     ],
 )
 def test_bad_arrays(given, message):

@@ -90,7 +90,7 @@ def test_a_test_set_and_its_absence():
     found = whole(from_dataset(train, test), "test")
     assert torch.equal(found[0], X[8:])
     assert torch.equal(found[1], Y[8:])
-    with pytest.raises(SpecError, match=r"offline training needs a test set"):
+    with pytest.raises(SpecError, match=r"offline training evaluates a test set"):
         from_dataset(train)(bsz=2, gen=torch.Generator(), online=False, split="test")
 
 

@@ -303,7 +303,7 @@ def test_bad_classes_are_refused_here_and_on_the_worker(classes, message):
     ("arguments", "message"),
     [
         ({"n_train": 0}, r"images: got n_train=0; valid is an integer >= 1"),
-        ({"n_test": 1.5}, r"images: got n_test=1\.5; valid is an integer >= 1"),
+        ({"n_test": 1.5}, r"images: got n_test=1\.5; valid is an integer >= 0"),
         ({"flat": "False"}, r"images: got flat='False'; valid is True or False"),
         ({"onehot": None}, r"images: got onehot=None; valid is True or False"),
         ({"dataset": "fashion"}, r"no data set 'fashion' \(did you mean 'fashion_mnist'"),

@@ -25,7 +25,7 @@ from mlpsubmit.batchfns import (
 )
 
 X, Y = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
-TABLE = (X, Y[:, 0], X[:9], Y[:9, 0])
+TABLE = (X[9:], Y[9:, 0], X[:9], Y[:9, 0])
 DATASETS = [torch.utils.data.TensorDataset(*TABLE[i : i + 2]) for i in (0, 2)]
 
 GAUSSIAN = power_law(d=5, alpha=1.0)

@@ -67,11 +67,11 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "D_OUT": 7,
     },
     "arrays": lambda: {
-        "batchfn": arrays(X, Y, X[:9], Y[:9]),
+        "batchfn": arrays(X[9:], Y[9:], X[:9], Y[:9]),
         "axes": {"N_SAMPLES": [10, 20]},
     },
     "from_dataset": lambda: {
-        "batchfn": from_dataset(TensorDataset(X, Y), TensorDataset(X, Y)),
+        "batchfn": from_dataset(TensorDataset(X[9:], Y[9:]), TensorDataset(X[:9], Y[:9])),
         "axes": {"N_SAMPLES": [10, 20]},
     },
     "sparse_parity": lambda: {"batchfn": sparse_parity, "axes": {"k": [1, 2]}, "d": 4},

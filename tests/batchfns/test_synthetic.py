@@ -239,7 +239,7 @@ def test_bad_values_are_refused_here_and_on_the_worker(arguments, message):
     ("arguments", "message"),
     [
         ({"n_train": 0}, r"synthetic: got n_train=0; valid is an integer >= 1"),
-        ({"n_test": 1.5}, r"synthetic: got n_test=1\.5; valid is an integer >= 1"),
+        ({"n_test": 1.5}, r"synthetic: got n_test=1\.5; valid is an integer >= 0"),
         ({"d": 2}, r"cutoff_mode=100, but d=2 coordinates have 66 monomials.*try .* kmax=13"),
         (
             {"d": 1, "cutoff_mode": 11, "bias_variance": 0},

@@ -230,7 +230,7 @@ def test_a_selector_that_matches_nothing(mlpsubmit: Command, workplace: Path, co
     assert refused.code == 2
 
     refused = mlpsubmit(command, ".")
-    assert ".: is not a run (it has no sweep.json and plan.json)" in refused.err
+    assert f"{workplace}: is not a run (it has no sweep.json and plan.json)" in refused.err
     assert refused.code == 2
     assert sorted(path.name for path in workplace.iterdir()) == ["small.py"]
 
@@ -253,6 +253,21 @@ def test_selectors(mlpsubmit: Command, workplace: Path) -> None:
     assert one.id in both.err
     assert two.id in both.err
     assert both.code == 2
+
+    assert mlpsubmit("collect", "one", "--no-table").code == 0
+    for command, file, give in [
+        ("report", "one.nc", f"it was made of run {one.id}; give that"),
+        ("status", "one.py", "give the name of its sweep, for the latest run of it"),
+        ("collect", "notes.txt", "give the name of a sweep, a run id, or the folder of a run"),
+    ]:
+        Path("notes.txt").touch()
+        for path in (file, f"./{file}"):
+            refused = mlpsubmit(command, path)
+            assert refused.code == 2
+            assert f"{file}: is no run, but a file; {give}" in refused.err
+    refused = mlpsubmit("launch", ".")
+    assert ".: is a folder; give the path of a spec, a .py file or a notebook" in refused.err
+    assert refused.code == 2
 
     neither = mlpsubmit("status", "onr")
     assert "onr: no run of that name or id in mlpruns (did you mean 'one'?)" in neither.err

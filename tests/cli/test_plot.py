@@ -105,6 +105,10 @@ def test_a_run_with_failures_says_what_is_not_shown(mlpsubmit: Command, workplac
             "error: cannot draw a.gif: unknown ending '.gif'; valid are .png, .pdf",
         ),
         (["--out", "none/a.png"], "cannot write none/a.png: the folder none does not exist"),
+        (
+            ["--y", "typo", "--sel", "wrong", "--sel", "with=1", "--out", "theirs.png"],
+            "error: 4 errors:\n  - sel: got 'wrong'; should be",
+        ),
         (["--out", "theirs.png"], "cannot write theirs.png: it exists and is not of run"),
     ],
 )
@@ -140,3 +144,18 @@ def test_names_of_a_spec_are_inert(mlpsubmit: Command, workplace: Path) -> None:
         run.plot(x="a\x1b[31m")
     done = mlpsubmit("plot", "--x", "a\x1b[31m")
     assert "\x1b" not in done.err
+
+
+def test_several_runs_are_joined(mlpsubmit: Command, run: Any) -> None:
+    assert mlpsubmit("launch", "small.py", "LR=0.3", "--executor", "debug").code == 0
+    other = open_run("small").id
+    done = mlpsubmit("plot", run.id, other, "--y", "steps", "--x", "width", "--hue", "lr")
+    assert (done.code, done.out) == (0, "plot: joined.png\n")
+    assert mlpsubmit("plot", other, run.id, "--errorbar", "none").code == 0  # replaces its own
+    assert mlpsubmit("collect", "--no-table", "--out", "one.nc").code == 0
+    refused = mlpsubmit("plot", run.id, "one.nc")
+    assert refused.code == 2
+    assert "one.nc: plot joins runs, and draws one file; join files in Python:" in refused.err
+    refused = mlpsubmit("plot", run.id, run.id)
+    assert refused.code == 2
+    assert f"run {run.id} is given several times; name each run once" in refused.err

@@ -163,7 +163,7 @@ def test_wrong_arguments_of_show(mlpsubmit: Command, workplace: Path) -> None:
         ("nothing",): "nothing: no run of that name or id in mlpruns",
         (run, "--config", "9"): "config 9: run " + run + " has none with this index; valid are 0",
         (run, "--config", "abcdef"): "abcdef: is the start of the key of no config of run",
-        (run, "--config", "width=4"): "width=4: matches 4 configs of run",
+        (run, "--config", "width=4"): "config: width=4 matches 4 configs of run",
         (run, "--config", "x y"): "'x y': should be the index of a config, its key, or values of",
     }.items():
         refused = mlpsubmit("show", *arguments)
@@ -238,6 +238,11 @@ def test_a_config_in_training(mlpsubmit: Command, workplace: Path, records: Any)
     assert (running["results"], running["steps"]) == ({}, None)
     text = mlpsubmit("show", run.id, "--config", "4").out
     assert "\nrunning, step 7 of 20\n" in text
+    several = {"configs": 4, "stack": 1, "settled": 2}  # which of the four is not known
+    publish_json(run.heartbeat("000-0000"), {**beat, **pack, **several, "cost_done": 0.0})
+    text = mlpsubmit("show", run.id, "--config", "4").out
+    assert "\nrunning, step 7 of 20 with 1 of 4 configs after 2 others\n" in text
+    assert shown(mlpsubmit, run.id, "--config", "4")["step"] is None
     assert shown(mlpsubmit, run.id, "--config", "0")["state"] == "missing"
 
 
@@ -284,7 +289,7 @@ def test_a_config_is_selected_by_positions_and_by_values_with_commas(
     without_dollars = shown(mlpsubmit, run, "--config", "width_lr=1,noise=0.5,tag=x_1")
     assert without_dollars["point"]["tag"] == "$x_1$"
     refused = mlpsubmit("show", run, "--config", "width_lr=2")
-    assert f"width_lr=2: matches no config of run {run}; valid are width_lr = 0, 1" in refused.err
+    assert "width_lr: got '2'; valid are 0, 1" in refused.err
     assert "\x1b" not in mlpsubmit("show", run).out
 
 
@@ -324,6 +329,18 @@ def test_two_runs_are_compared(mlpsubmit: Command, workplace: Path, never_unpick
     assert float(both.sel(loss["point"])) == pytest.approx(float(both.max()))
     assert loss["before"] == pytest.approx(float(old.train_loss.sel(loss["point"])))
     assert (loss["compared_configs"], loss["equal_configs"]) == (4, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_states_that_differ_are_words(mlpsubmit: Command) -> None:
+    first, second = launched(mlpsubmit), launched(mlpsubmit, "LR=1e9")
+    lines = mlpsubmit("diff", first, second).out.splitlines()
+    at = lines.index("  status: 0 of 8 equal")
+    assert lines[at + 1] == "    done -> diverged at width=4, noise=0.0, trial=0"
+    found = json.loads(mlpsubmit("diff", second, first, "--json").out)["results"]["variables"]
+    (status,) = (one for one in found if one["name"] == "status")
+    assert (status["before"], status["after"]) == ("diverged", "done")
+    assert status["largest_difference"] is None
 
 
 def test_equal_runs_differ_in_nothing(mlpsubmit: Command) -> None:

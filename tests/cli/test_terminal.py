@@ -125,7 +125,7 @@ def lines_of(*tasks: TaskStatus, width: int, **options: Any) -> list[str]:
 
 def test_a_task_in_training_shows_its_loss_speed_and_time_left() -> None:
     head, line = lines_of(training("000-0000"), width=100)
-    assert head.split() == ["packs", "step", "loss", "speed", "matmul", "left"]
+    assert head.split() == ["packs", "pack", "loss", "speed", "matmul", "left"]
     assert line.split() == [
         *("000-0000", "running", "3/12", "51%", "█▇▆▅▄▃▂▁▇", "0.0123"),
         *("11.4k/s", "54%", "12", "min"),
@@ -153,11 +153,17 @@ def test_tasks_take_a_line_each_and_curves_what_room_there_is(width: int) -> Non
     assert lines[3].split(maxsplit=2) == ["000-0002", "waiting", "queued: Priority"]
 
 
+def test_a_pack_of_several_stacks_shows_how_much_of_all_of_them_is_trained() -> None:
+    several = {"configs": 4, "stack": 1, "settled": 2}
+    _, line = lines_of(training("000-0000", **several), width=100)
+    assert line.split()[3] == "63%"
+
+
 def test_the_narrowest_terminals_have_no_curves() -> None:
     many = [(64 * n, 1.0 / n) for n in range(1, 65)]
     tasks = [training(f"000-000{n}", losses=many) for n in range(3)]
     head, *lines = lines_of(*tasks, width=36)[-4:]
-    assert head.split() == ["step", "loss"]
+    assert head.split() == ["pack", "loss"]
     assert [line.split() for line in lines] == [
         [f"000-000{n}", "running", "51%", "0.0123"] for n in range(3)
     ]
@@ -374,7 +380,8 @@ def test_equal_failures_are_shown_once_with_the_line_of_the_user(
     ]
     assert terminal.report(replace(status_of("failed"), failed=3, failures=failures)) == 1
     shown = capsys.readouterr().err
-    assert "  failed: ValueError: no 0 (3 configs)\n    spec.py:3 in f: f(x)\n" in shown
+    other = "others with other numbers: mlpsubmit show 20260101-000000-abcdef --config 1"
+    assert f"  failed: ValueError: no 0 (3 configs; {other})\n    spec.py:3 in f: f(x)\n" in shown
     assert "torch" not in shown
 
 

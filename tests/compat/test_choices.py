@@ -104,8 +104,7 @@ def test_arguments_of_optimizers_come_by_name():
     # An optimizer gets only the arguments that it takes.
     adam = base({"OPTIMIZER_CLASS": torch.optim.Adam, "momentum": 0.9, "weight_decay": 0.1})
     assert (adam.optimizer, adam.momentum, adam.weight_decay) == ("adam", None, 0.1)
-    # torch's default, which differs from the hyperparameter's.
-    assert base({"optimizer": "AdamW"}).weight_decay == 0.01
+    assert base({"optimizer": "AdamW"}).of_optimizer("weight_decay") == 0.01
     assert base({"optimizer": "AdamW", "weight_decay": 0.0}).weight_decay == 0.0
 
 

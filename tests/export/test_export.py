@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlpsubmit import UserError, export_run, open_run
+from mlpsubmit import UserError, export_run
 from mlpsubmit.export.configs import ExportedConfig
 from mlpsubmit.export.names import labels_along, run_label, tags, words
 from mlpsubmit.export.record import LOCK, RECORD, opened
@@ -225,7 +225,7 @@ def test_odd_values_in_a_run_are_passed_on_or_become_text(records: Any, tmp_path
     fill(
         directory, [0], 4, train_loss=lambda clock: np.array([[np.nan, np.inf, -np.inf, 1e300]] * 2)
     )
-    logs = export_run(open_run(directory.path), "tensorboard", out=tmp_path / "logs")
+    logs = export_run(directory.path, "tensorboard", out=tmp_path / "logs")
     (file,) = logs.glob("n=1/*")
     assert file.name == "events.out.tfevents.0000000000.mlpsubmit"
     values = [one.value for one in EventAccumulator(str(file)).Reload().Scalars("train_loss")]
@@ -236,6 +236,8 @@ def test_nothing_in_a_run_is_executed(own_study: Run, tmp_path: Path) -> None:
     (own_study.path / "sweep.pkl").write_bytes(b"cos\nabort\n(tR.")
     (own_study.path / "sitecustomize.py").write_text("raise SystemExit")
     assert export_run(own_study, "tensorboard", out=tmp_path / "logs").is_dir()
+    with pytest.raises(UserError, match="sel: got 'gamma=1'; should be a dictionary, as in"):
+        export_run(own_study, "tensorboard", out=tmp_path / "logs", sel="gamma=1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

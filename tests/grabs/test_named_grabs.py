@@ -155,7 +155,7 @@ def test_it_is_pickled_and_hashed_by_content(model):
     ("make", "messages"),
     [
         (lambda: named_grab("trase"), ["no grab named 'trase' (did you mean 'trace'?)"]),
-        (lambda: named_grab(3), ["no grab named 3; valid are"]),
+        (lambda: named_grab(3), ["got 3; should be a function, or the name of a grab"]),
         (
             lambda: named_grab("readin_gram", arguments={"sides": 1, "lair": 2}, matrix="gram"),
             [

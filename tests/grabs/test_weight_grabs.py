@@ -267,7 +267,10 @@ def test_grabs_declare_only_what_they_need(name):
             lambda: grabs.distance_from_init(MLP(), nn.Linear(2, 3)),
             r"same layers; got weights of shapes \[\(7, 4\).* and \[\(3, 2\)\]",
         ),
-        (lambda: grabs.by_name(["trace"]), r"no grab named \['trace'\] \(did you mean 'trace'\?\)"),
+        (
+            lambda: grabs.by_name(["trace"]),
+            r"got \['trace'\]; should be a function, or the name of a",
+        ),
         (
             lambda: grabs.by_name("readin_gram_trac"),
             r"no grab named 'readin_gram_trac' \(did you mean 'readin_gram_trace'\?\); valid are",

@@ -61,9 +61,10 @@ def test_errors_that_differ_in_numbers_are_one_reason_if_raised_at_one_place() -
         failure(2, "ValueError: at step 1e-3 of model -2"),
         failure(3, "ValueError: at step 20 of model 1", where="spec.py:9 in size"),
     ]
-    groups = grouped(failures, None)
+    groups = grouped(failures, None, "RUN")
     assert [str(group) for group in groups] == [
-        "ValueError: at step 20 of model 1 (2 configs)",
+        "ValueError: at step 20 of model 1 (2 configs; "
+        "others with other numbers: mlpsubmit show RUN --config 2)",
         "OSError: no such disk (1 config)",
         "ValueError: at step 20 of model 1 (1 config)",
     ]
@@ -79,7 +80,7 @@ def test_a_long_reason_is_cut() -> None:
         np.array([0]), f"ValueError: {'x' * 5000}", "", "0000000", "spec.py:3 in f", "y" * 5000
     )
     axes = [{"dimension": "name", "names": ["name"], "values": [["z" * 5000, "a"]]}]
-    (group,) = grouped([one], Points(axes, np.array([1])))
+    (group,) = grouped([one], Points(axes, np.array([1])), "RUN")
     assert str(group).startswith(f"ValueError: {'x' * 485}... (1 config: name=zzz")
     assert len(str(group)) < 650
     assert len(group.place) < 250

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlpsubmit import RunError, Sweep, files
+from mlpsubmit import RunError, SpecError, Sweep, files
 from mlpsubmit.jobs import shared_data
 from mlpsubmit.jobs.shared_data import SharedData, content_hash, data_keys
 from mlpsubmit.jobs.signals import StopFlag
@@ -271,3 +271,12 @@ def test_data_of_a_run_that_cannot_be_written_is_read_without_a_lock(
     file.write_bytes(content[:-40] + bytes(40))
     with pytest.raises(RunError, match=r"is damaged, and run .* is not writable"):
         SharedData(run, made, CPU).entries(made.config(0))
+
+
+def test_masked_entries_are_refused(run: RunDirectory) -> None:
+    def gappy() -> dict[str, Any]:
+        return {"A": np.ma.masked_less(np.array([[1.0, -1.0]]), 0), "b": np.ma.array([1.0])}
+
+    made = sweep({"trial": [0]}, gappy)
+    with pytest.raises(SpecError, match="gappy returned masked entries in A; valid are arrays of"):
+        SharedData(run, made, CPU, [np.array([0])]).entries(made.config(0))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpsubmit import UserError, open_run, write_report
+from mlpsubmit import UserError, write_report
 from mlpsubmit.cli import report as report_command
 from mlpsubmit.display.notation import plain
 from mlpsubmit.files import publish_json
@@ -207,6 +207,7 @@ def test_a_report_of_several_runs_joins_them(tmp_path: Path, mlpsubmit: Command)
     of_rate = dict(zip(contents.column("lr").values, contents.column("(run)").values, strict=True))
     assert of_rate == {0.1: slow, 0.3: fast}
     page = write_report(*runs, out=tmp_path / "two.html").read_text()
+    assert write_report(runs[0].path, str(runs[1].path), out=tmp_path / "paths.html").exists()
     for run in runs:
         assert f"What was asked: {run.id}" in page
         assert f"<tr><td>{run.id}</td><td>000-0000</td>" in page  # tasks have equal names
@@ -302,7 +303,9 @@ def test_errors_of_the_command(mlpsubmit: Command, records: Any) -> None:
     assert unknown.code == 2
     assert not list(Path().glob("*.html"))
     with pytest.raises(UserError, match=r"a report is an \.html file"):
-        write_report(open_run("a"), out="a.txt")
+        write_report("a", out="a.txt")
+    with pytest.raises(UserError, match=r"got 3; should be a run, its name or id, or its folder"):
+        write_report(3)  # type: ignore[arg-type]
 
 
 def test_a_run_with_missing_points_is_reported_with_exit_code_1(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from mlpsubmit.batchfns import Monomial
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.results import Dimension, Layout, Thresholds, plot, to_dataset
 from mlpsubmit.results._plot import drawn_into, plot_to_file, requested
 from mlpsubmit.results.figures.estimates import ERRORBARS, estimate, t_quantile
@@ -802,7 +802,7 @@ def test_any_results_have_a_figure_or_an_error(fakes, data):
         ({"kind": "bar"}, "kind: got 'bar'; valid are line, heatmap, scatter"),
         (
             {"errorbar": "std"},
-            "errorbar: got 'std'; valid are se, sd, range, ci (did you mean 'sd'?)",
+            "errorbar: got 'std'; valid are se, sd, range, ci, none (did you mean 'sd'?)",
         ),
         ({"context": "poster"}, "context: got 'poster'; valid are paper, talk"),
         ({"yscale": "symlog"}, "yscale: got 'symlog'; valid are linear, log"),
@@ -866,7 +866,7 @@ def test_any_results_have_a_figure_or_an_error(fakes, data):
         (
             {"sel": {"threshold": 0.1}},
             "nothing to draw: none of the finished configs that are selected crossed the "
-            "threshold 0.1; choose a larger one with sel (threshold=...), or another y",
+            "threshold 0.1; choose an easier one with sel (threshold=0.2), or another y",
         ),
     ],
 )
@@ -958,3 +958,107 @@ def test_values_of_any_size_are_drawn(fakes, tmp_path, curves, losses):
     roles = {} if curves else {"x": "width"}
     drawn = plot_to_file(dataset, requested("train_loss", roles, ()), tmp_path / "a.png")
     assert drawn.axes[0, 0].lines
+
+
+def test_values_are_selected_as_they_are_shown(fakes, draw):
+    lrs = [0.27384196342643613, 0.1, 0.49999999]
+    dataset = final(fakes, [0.1], [[5]] * 3, lr=lrs)
+    for shown in ("0.273842", "0.274", 0.274):
+        chosen = draw(dataset, sel={"lr": [shown, 0.1]})
+        np.testing.assert_allclose(chosen[0, 0].lines[0].get_xdata(), lrs[1::-1])
+    for range_ in ("0.274:0.5", slice(0.274, 0.5)):  # both ends, as they are shown
+        np.testing.assert_allclose(
+            draw(dataset, sel={"lr": range_})[0, 0].lines[0].get_xdata(), lrs[::2]
+        )
+    with pytest.raises(SpecError, match=r"sel: lr has no value in a:b; valid are 0\.273842, 0\.1"):
+        draw(dataset, sel={"lr": slice("a", "b")})
+
+
+@pytest.mark.parametrize("errorbar", [None, "none"])
+def test_there_may_be_no_band(fakes, draw, errorbar):
+    dataset = final(fakes, [0.1], [[5], [9], [6], [8]], width=[4, 8], trial=[0, 1])
+    axes = draw(dataset, errorbar=errorbar)
+    assert [line.get_ydata().tolist() for line in axes[0, 0].lines] == [[7, 7]]
+    assert not axes[0, 0].collections
+    assert legend_texts(axes) == ["mean over trial (2)"]
+    traces = traced(fakes, fakes.layout(trial=range(3)), stops=[20, 50, 37])
+    axes = draw(traces, errorbar=errorbar)
+    assert not axes[0, 0].collections
+    assert legend_texts(axes)[0] == "mean over trial (3)"
+
+
+def test_the_default_band_is_the_standard_error(fakes, draw):
+    dataset = final(fakes, [0.1], [[5], [9]], trial=[0, 1])
+    assert legend_texts(draw(dataset)) == ["mean and standard error over trial (2)"]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "sel", "hint"),
+    [
+        (
+            [0.5, 0.7, 0.9],
+            {"threshold_test_accuracy": 0.9},
+            "choose an easier one with sel (threshold_test_accuracy=0.5 or 0.7), or another y",
+        ),
+        (
+            [0.5, 0.7, 0.9],
+            {"threshold_test_accuracy": [0.7, 0.9]},
+            "choose an easier one with sel (threshold_test_accuracy=0.5), or another y",
+        ),
+        ([0.5, 0.7, 0.9], {}, "crossed the threshold 0.5; choose another y"),
+        ([0.5], {}, "crossed the threshold 0.5; choose another y"),
+    ],
+)
+def test_an_easier_threshold_is_one_that_comes_before(fakes, draw, thresholds, sel, hint):
+    layout = dataclasses.replace(
+        fakes.layout(width=[4, 8]),
+        metrics=("accuracy",),
+        metric_thresholds=(Thresholds("test_accuracy", tuple(thresholds)),),
+    )
+    keys = np.full((2, len(thresholds)), -1)
+    pack = fakes.pack(range(2), **{"timekeys.test_accuracy": keys})
+    dataset = to_dataset(layout, fakes.Source([pack]))
+    with pytest.raises(UserError) as error:
+        draw(dataset, y="timekeys_test_accuracy", sel=sel)
+    assert str(error.value).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("decays", "end"),
+    [
+        ([0.0, 0.3, 1.0, 3.0], "; use linear, or select the others with sel (decay=0.3:3)"),
+        ([0.0, 3.0], "; use linear, or select the others with sel (decay=3)"),
+        ([-1.0, 0.0], "; use linear"),
+    ],
+)
+def test_a_logarithmic_axis_of_values_with_a_zero(fakes, draw, decays, end):
+    dataset = final(fakes, [0.1], [[5]] * len(decays), decay=decays)
+    with pytest.raises(SpecError) as error:
+        draw(dataset, xscale="log")
+    least = f"{min(decays):g}"
+    assert str(error.value) == f"xscale: log needs values above 0, and decay has {least}{end}"
+
+
+def test_what_is_no_name_and_no_dictionary_is_an_error(fakes, tmp_path):
+    dataset = final(fakes, [0.1], [[5], [5]], width=[4, 8])
+    with pytest.raises(SpecError) as error:
+        plot(dataset, 3, ["width"], mean=[4], hue=5, sel="gamma=1")
+    assert str(error.value).splitlines()[1:] == [
+        "  - hue: got 5; should be a name",
+        "  - y: got 3; should be a name",
+        "  - mean: got 4; should be a name",
+        "  - sel: got 'gamma=1'; should be a dictionary, as in {'width': 64} or {'lr': '0.01:0.1'}",
+    ]
+    with pytest.raises(SpecError, match="sel: got the name 4; should be a string"):
+        plot(dataset, sel={4: 5})
+
+
+def test_errors_of_names_are_listed_with_that_of_the_file(fakes, tmp_path):
+    dataset = final(fakes, [0.1], [[5], [5]], width=[4, 8]).assign_attrs(run="a")
+    (tmp_path / "a.png").write_text("mine")
+    with pytest.raises(UserError) as error:
+        plot(dataset, "typo", sel={"with": 4}, out=tmp_path / "a.png")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "3 errors:"
+    assert [line.split(":")[0] for line in lines[1:3]] == ["  - sel", "  - y"]
+    assert lines[3].startswith(f"  - cannot write {tmp_path / 'a.png'}: it exists and")

@@ -45,6 +45,9 @@ def test_trials_are_taken_together(fakes):
         ["64", "3/3, 1 diverged", "2.5 ± 0.71", "3 ± 1.4", "15 ± 7 (2/3)", "never"],
         ["256", "1/2, 1 failed", "4", "5", "1,000", "2,000"],
     ]
+    assert table.caption == "±: standard deviation over trials (n - 1)"
+    one = summary_table(to_dataset(layout, fakes.Source(packs, [failure])).isel(trial=[0]))
+    assert one.caption is None
 
 
 def test_what_only_some_trials_crossed_is_counted(fakes):

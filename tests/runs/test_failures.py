@@ -100,6 +100,34 @@ def test_a_failing_config_costs_only_itself(
     assert open_run().collect().train_loss.notnull().all()
 
 
+REUSED = """
+import torch
+from mlpsubmit import Sweep
+
+def bfn(noise, lr, bsz, gen):
+    if noise > 0.2 and lr > 0.15:
+        raise ValueError("my bug")
+    def f(step):
+        X = torch.randn(bsz, 4, generator=gen)
+        return X, X[:, 0]
+    return f
+
+sweep = Sweep("re", {"noise": [0, 0.3], "LR": [0.1]}, batchfn=bfn, WIDTH=8, N_SAMPLES=8, MAX_ITER=5,
+              LOSS_CHECKPOINTS=[], where=lambda c: c.lr != 0.7)
+"""
+
+
+@pytest.mark.slow
+def test_values_that_reused_configs_have_are_not_to_blame(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    (workplace / "re.py").write_text(REUSED)
+    assert mlpsubmit("launch", "re.py", "--executor", "debug").code == 0
+    mlpsubmit("launch", "re.py", "LR+=[0.2,0.7]", "--executor", "local")
+    (group,) = open_run().status().failure_groups
+    assert str(group) == "ValueError: my bug (1 config: noise=0.3 and lr=0.2)"
+
+
 @pytest.mark.filterwarnings("always")
 def test_the_debugger_executor_stops_at_the_first_failure(
     mlpsubmit: Command, trouble: Path

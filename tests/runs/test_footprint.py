@@ -45,7 +45,7 @@ def loaded(d: int) -> dict[str, Any]:
         {"ONLYTHRESHOLDS": False},
         {"ONLYTHRESHOLDS": False, "RECORD_EVERY": "log:9", "EVAL_EVERY": 10},
         {"METRICS": ["accuracy", "margin"], "ONLINE": False, "LOSS_CHECKPOINTS": [1e-5] * 1},
-        {"METRIC_THRESHOLDS": {"test_accuracy": [0.8, 0.9]}, "ONLYTHRESHOLDS": False},
+        {"METRIC_THRESHOLDS": {"test_accuracy": [0.8, 0.9]}, "STOP_ON": None},
         {"SAVE_WEIGHTS": 10, "KEEP_STATE": True},
         {"SEED": 3, "data": True, "same_device": True},
         {"axes": {"MAX_ITER": [10, 30]}, "ONLYTHRESHOLDS": False},

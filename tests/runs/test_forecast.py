@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,13 @@ def test_the_time_left_is_that_of_the_task_that_ends_last(mlpsubmit: Command) ->
     waiting = TaskStatus("000-0001", "waiting", {}, None)
     expected = 50 + costs[1] / (0.5 * costs[0] / 50)
     assert progress(task(0, 500, 50.0), waiting)[2] == pytest.approx(expected)
+    # Of a pack of four stacks 2.5 are done, half of one by this task.
+    resumed = task(0, 500, 50.0)
+    stacks = {"configs": 4, "settled": 2, "stack": 1, "first_share": 0.5}
+    resumed = replace(resumed, heartbeat={**resumed.heartbeat, **stacks})
+    fraction, own, _ = progress(resumed)
+    assert fraction == pytest.approx(2.5 / 4 * costs[0] / costs.sum())
+    assert own == pytest.approx({"000-0000": 50 * 1.5 / 0.5})
     # Before the first sign of life of a pack nothing of it is done.
     assert progress(task(0, 0, 1.0))[0] == 0.0
 

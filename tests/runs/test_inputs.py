@@ -69,8 +69,7 @@ def test_a_changed_file_ends_a_relaunch_that_would_reuse_its_results(
         assert str(caught.value) == (
             f"run {first.id}: since its data= ran, {workplace / 'x.npy'} has changed (another "
             "content of the same size); its results are those of the data that it had; to train "
-            "everything on what is there now, launch with --fresh (from Python fresh=True); to "
-            f"complete that run on its own data: mlpsubmit resume {first.id}"
+            "everything on what is there now, launch with --fresh (from Python fresh=True)"
         )
     assert sorted((workplace / "mlpruns" / "reads").glob("2*")) == runs
 
@@ -176,6 +175,9 @@ def test_a_run_is_completed_on_the_data_that_it_has(
     assert not run.status().complete
     broken.unlink()
     write(2.0)
+    text = f"; to complete that run on its own data: mlpsubmit resume {run.id}"
+    with pytest.raises(UserError, match=text):
+        launched([4, 8], grabs={"seen": fails}, PACK_SIZE=1)
     open_run(run.path).resume("debug")
     found = open_run(run.path).collect()
     assert found.seen.values.tolist() == [1.0, 1.0]

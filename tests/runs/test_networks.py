@@ -233,3 +233,17 @@ def test_arguments_of_model_and_measure_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(SpecError, match=text):
             run.measure(grabs)
+
+
+def test_a_network_that_diverged_has_a_warning(tmp_path: Path) -> None:
+    axes = {"LR": [0.01, 3000.0]}
+    kept = {"SAVE_WEIGHTS": 1, "LOSS_CHECKPOINTS": [], "noise": 0.5, "MAX_ITER": 6}
+    run = trained(tmp_path, axes, ONLINE=False, **kept)
+    assert run.collect().status.values.tolist() == ["done", "diverged"]
+    run.model(lr=0.01)
+    run.model(lr=3000, step=1)
+    run.model(lr=3000, initial=True)
+    text = rf"model: config 1 of run {run.id} \(lr=3000.0\) diverged after \d+ steps?: its loss is "
+    with pytest.warns(UserWarning, match=text) as caught:
+        run.model(lr=3000)
+    assert caught[0].filename == __file__

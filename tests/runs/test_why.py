@@ -175,12 +175,15 @@ def test_what_cannot_be_compared_is_refused(
         (old, new): "why: got two runs and no config; to compare runs as a whole: mlpsubmit diff",
         (old, "0", "1", "2"): "why: should be RUN CONFIG",
         (old, "4"): f"config 4: run {old} has none with this index; valid are 0 to 3",
-        (old, "width=5"): f"width=5: matches no config of run {old}; valid are width = 4, 8",
-        (old, "width=4"): f"width=4: matches 2 configs of run {old}; add noise=...",
+        (old, "width=5"): "width: got '5'; valid are 4, 8",
+        (
+            old,
+            "width=4",
+        ): f"config: width=4 matches 2 configs of run {old} (noise=0.0; noise=0.5); select one",
         (
             old,
             "widht=4",
-        ): f"widht is not an axis of run {old} (did you mean 'width'?); its axes are",
+        ): f"widht: is not an axis of run {old} (did you mean 'width'?); its axes are",
         (old, new, "0"): f"run {new} has no such config: no config has noise=0.0",
         (old, "9" * 33): "should be the index of a config, its key, or values of axes, such as",
     }.items():

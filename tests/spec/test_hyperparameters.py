@@ -94,6 +94,8 @@ FITTING = {
     "BETAS": {"OPTIMIZER": "adam"},
     "EPS": {"OPTIMIZER": "adam"},
     "LR_FINAL_FACTOR": {"LR_SCHEDULE": "linear"},
+    "RECORD_EVERY": {"ONLYTHRESHOLDS": False},
+    "GRAB_EVERY": {"ONLYTHRESHOLDS": False},
 }
 
 
@@ -459,6 +461,10 @@ def test_all_settings_that_do_not_fit_together_are_listed():
         "WARMUP_STEPS=9 leaves no step of MAX_ITER=9 for LR_SCHEDULE='linear'; set WARMUP_STEPS "
         "below MAX_ITER, or LR_SCHEDULE='constant'",
     ]
+    assert errors_of(validate, {"WARMUP_STEPS": 10, "MAX_ITER": 9}) == [
+        "WARMUP_STEPS=10 is more than MAX_ITER=9, so no step reaches LR; set WARMUP_STEPS to "
+        "MAX_ITER at most"
+    ]
     assert validate({"WARMUP_STEPS": 9, "MAX_ITER": 9}).has_lr_schedule
     assert validate({"WARMUP_STEPS": 9, "MAX_ITER": 9, "LR_SCHEDULE": lambda step: 1.0})
 
@@ -546,6 +552,25 @@ def test_a_bad_value_hides_no_error_that_is_one_whatever_was_meant(bad, others, 
 )
 def test_a_setting_that_nothing_uses_is_refused(settings, texts):
     assert errors_of(validate, settings) == texts
+
+
+def test_settings_of_traces_need_traces():
+    text = (
+        "{}, which has no effect with ONLYTHRESHOLDS=True, the default: {}; set "
+        "ONLYTHRESHOLDS=False to keep traces, or leave {} out (it may stay where "
+        "ONLYTHRESHOLDS=True is written out)"
+    )
+    losses, grabs = "the final losses alone are kept", "grabs are called once, at the end"
+    of_losses = text.format("RECORD_EVERY: got 'log:9'", losses, "RECORD_EVERY")
+    of_grabs = text.format("GRAB_EVERY: got 100", grabs, "GRAB_EVERY")
+    settings = {"RECORD_EVERY": "log:9", "GRAB_EVERY": 100}
+    assert errors_of(validate, settings) == [of_grabs, of_losses]
+    # Thresholds on metrics of the batch are looked at every RECORD_EVERY.
+    assert errors_of(validate, {**settings, "METRICS": ["r2"]}) == [of_grabs]
+    assert errors_of(validate, {**settings, "METRIC_THRESHOLDS": {"train_r2": 0.5}}) == [of_grabs]
+    assert validate({"RECORD_EVERY": 1, "GRAB_EVERY": 1}).onlythresholds
+    for said in (False, True):
+        assert validate({**settings, "ONLYTHRESHOLDS": said}).grab_every == 100
 
 
 def test_settings_that_ask_for_nothing_are_no_settings_that_nothing_uses():

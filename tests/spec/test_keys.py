@@ -179,6 +179,7 @@ def test_every_setting_that_results_depend_on_counts():
     fitting = {"optimizer_kwargs": {"optimizer": "Adadelta"}}
     fitting |= {name: {"optimizer": "adam"} for name in ("betas", "eps")}
     fitting |= {"lr_final_factor": {"lr_schedule": "linear"}}
+    fitting |= {name: {"onlythresholds": False} for name in ("record_every", "grab_every")}
     found = {key(**{name: OTHERS.get(name, 3)}, **fitting.get(name, {})) for name in names}
     found |= {key(), key(MOMENTUM=0.5, NESTEROV=True)}
     assert len(found) == len(names) + 2
@@ -274,9 +275,23 @@ def test_different_values_have_different_digests():
     assert not same
 
 
-def test_equal_values_have_equal_digests_however_they_are_shared():
-    shared = [1, 2]
-    assert digest([shared, shared]) == digest([[1, 2], [1, 2]])
+def test_what_a_function_may_change_in_place_counts_as_which_of_its_equals_it_is():
+    row, other = [1, 2], [1, 2]
+    shared, apart = digest([row, row]), digest([row, other])
+    assert shared == digest([other, other]) != apart == digest([[1, 2], [1, 2]])
+    assert digest([row, other, row]) != digest([row, other, other])
+    assert digest([other, row, other]) == digest([row, other, row])
+    weight = torch.zeros(2)
+    assert digest({"a": weight, "b": weight}) != digest({"a": weight, "b": torch.zeros(2)})
+    assert digest([(1, 2)] * 2) == digest([(1, 2), (1, int("2"))])
+    assert setting_digest([row, row]) == setting_digest([row, other])  # a value is a value
+    nested: list[object] = [0]
+    for _ in range(60):
+        nested = [nested, nested]
+    assert digest(nested)  # in linear time
+
+
+def test_equal_values_have_equal_digests():
     assert digest({"a": 1, "b": 2}) != digest({"b": 2, "a": 1})  # functions can tell
     assert digest({3, 1, 2}) == digest({2, 3, 1})
     assert digest(np.arange(6).reshape(2, 3).T) == digest(np.arange(6).reshape(2, 3).T.copy())

@@ -107,6 +107,41 @@ def test_the_line_is_that_of_the_spec_where_a_library_raises(write):
     assert message(path).startswith(f"{path}: line 3: settings = json.loads('{{'): raised JSONDec")
 
 
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (
+            "mlpsubmit.grabs.sharpness(rows=10)",
+            "; a grab is given without parentheses, sharpness, and with arguments as "
+            "functools.partial(sharpness, ...)",
+        ),
+        (
+            "mlpsubmit.batchfns.sample()",
+            "; a batch function is given without parentheses, batchfn=sample, and its arguments "
+            "to the Sweep",
+        ),
+        ("batches()", "'bsz' and 'gen'"),
+    ],
+)
+def test_a_function_of_the_library_that_is_called_by_mistake(write, call, hint):
+    path = write(HEAD + f"import mlpsubmit\nSweep(batchfn=batches, grabs={{'s': {call}}})")
+    assert message(path).endswith(hint)
+
+
+def test_a_file_that_is_not_found_is_named_with_the_places_where_it_may_be(write, monkeypatch):
+    path = write("import numpy as np\nx = np.load('x.npy')")
+    monkeypatch.chdir("/")
+    text = "No such file or directory: 'x.npy'; it was looked for in /, and is "
+    assert message(path).endswith(f"{text}not beside spec.py in {path.parent} either")
+    (path.parent / "x.npy").touch()
+    assert message(path).endswith(f"{text}beside spec.py: write Path(__file__).parent / 'x.npy'")
+    (path.parent / "x.npy").unlink()
+    monkeypatch.chdir(path.parent)
+    assert message(path).endswith(f"'x.npy'; it was looked for in {path.parent}")
+    absolute = write("open('/no/such/file')")
+    assert message(absolute).endswith("No such file or directory: '/no/such/file'")
+
+
 def test_a_spec_that_imports_what_is_not_there(write):
     path = write("import no_such_module_of_mine\n")
     assert "raised ModuleNotFoundError: No module named 'no_such_module_of_mine'" in message(path)
@@ -415,10 +450,32 @@ class Refuses:
         raise ValueError("not this one")
 
 
+LOCK = threading.Lock()
+
+
+def locked():
+    return LOCK.acquire()
+
+
+def test_what_cannot_be_hashed_has_the_name_by_which_a_function_uses_it():
+    here, held = threading.Lock(), [locked]
+    named = {
+        "here, which <lambda> uses": lambda bsz: here,
+        "LOCK, which <lambda> uses": lambda bsz: LOCK,
+        "LOCK.acquire, which locked uses": lambda bsz: held[0](),
+    }
+    for text, function in named.items():
+        function.__qualname__ = "<lambda>"
+        with pytest.raises(SpecError) as caught:
+            pickle_sweep(Sweep(batchfn=function))
+        assert f"cannot pickle '_thread.lock' object: {text}); settings" in str(caught.value)
+
+
 def test_an_object_that_refuses_to_be_pickled_is_refused_too():
     """Whatever it raises, as parametrized modules of torch raise a RuntimeError."""
     held = Refuses()
-    with pytest.raises(SpecError, match=r"batchfn: cannot be hashed .* \(not this one\)"):
+    text = r"batchfn: cannot be hashed .* \(not this one: held, which .*<lambda> uses\)"
+    with pytest.raises(SpecError, match=text):
         pickle_sweep(Sweep(batchfn=lambda bsz: held))
     with pytest.raises(SpecError, match="cannot be sent to workers: not this one"):
         pickle_sweep(Sweep(batchfn=lambda bsz: None, where=lambda config: held is not None))

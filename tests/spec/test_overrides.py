@@ -161,6 +161,7 @@ def extended(axes, override, **settings):
         ({"trial": range(2)}, "trial+=[2,3]", "trial", (0, 1, 2, 3)),
         ({"NUM_TRIALS": 2}, "trial+=[2]", "trial", (0, 1, 2)),
         ({"N_SAMPLES": [8, 16]}, "N_SAMPLES+=32", "n_samples", (8, 16, 32)),
+        ({"classes": [(0, 1)]}, "classes+=2,3", "classes", ((0, 1), (2, 3))),
         ({"classes": [[[0], [1]]]}, "classes+=[[[0],[2]]]", "classes", ([[0], [1]], [[0], [2]])),
         ({"LOSS_CHECKPOINTS": [[0.5]]}, "LOSS_CHECKPOINTS+=[0.1]", "loss_checkpoints", None),
         (
@@ -188,10 +189,18 @@ def test_an_axis_gets_further_values_at_its_end(axes, override, name, expected):
 @pytest.mark.parametrize(
     ("axes", "overrides", "message"),
     [
-        ({}, ["LR+=0.3"], r"LR\+=: LR is not an axis of the spec; write LR=\[0.01, 0.3\] to make"),
+        ({}, ["LR+=0.3"], r"LR\+=: LR is not an axis of the spec; write LR=\[0.01,0.3\] to make"),
         ({}, ["noise+=0.3"], r"noise\+=: noise is not an axis .* write noise=\[0.3\]"),
-        ({}, ["N_SAMPLES+=[2,3]"], r"N_SAMPLES is not an axis .* N_SAMPLES=\[1024, 2, 3\]"),
+        ({}, ["N_SAMPLES+=[2,3]"], r"N_SAMPLES is not an axis .* N_SAMPLES=\[1024,2,3\]"),
         ({}, ["NUM_TRIALS+=2"], r"NUM_TRIALS\+=: is a number of trials, not an axis; .* trial\+="),
+        (
+            {"WIDTH": [2]},
+            ["width+=64,256"],
+            r"width\+=: got \(64, 256\); write width\+=\[64,256\]$",
+        ),
+        ({"noise": [0.2]}, ["noise+=1,2"], r"noise\+=: got \(1, 2\); write noise\+=\[1,2\]$"),
+        ({}, ["noise+=1,2"], r"noise is not an axis .* write noise=\[1,2\] to make"),
+        ({}, ["LR=0.1,0.2"], r"LR: got \(0.1, 0.2\); .*; to sweep over it, write LR=\[0.1,0.2\]$"),
         ({"noise": [0.2]}, ["noise+=0.2"], "axis noise: the value 0.2 appears more than once"),
         ({"noise": [0.2]}, ["noise+=0.3", "noise=[1]"], "noise: is given twice; keep one"),
         ({"WIDTH": [2]}, ["WIDTH+=x"], "axis WIDTH: .*'x'"),

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlpsubmit.batchfns
+import mlpsubmit.grabs
 from mlpsubmit import Monomial, SpecError, Sweep
 from mlpsubmit.spec.product import Axis, Product
 
@@ -534,9 +535,16 @@ class Lock:
             "(did you mean 'width'?)",
         ),
         ({"nois": [4]}, "(did you mean 'noise'?)"),
+        ({"axis": [4]}, "(here it is axes=)"),
+        ({"batch_fn": [4]}, "(here it is batchfn=)"),
         ({3: [4]}, "axis 3: a name should be a string"),
         ({"WIDTH": []}, "axis WIDTH: has no values; give at least one or leave it out"),
-        ({"WIDTH": 4}, "axis WIDTH: got 4; should be a list of values"),
+        ({"WIDTH": 4}, "axis WIDTH: got 4; should be a list of values, as in [4]"),
+        (
+            {"trial": 2},
+            "axis trial: got 2; should be a list of values: for 2 trials range(2), or NUM_TRIALS=2 "
+            "instead of the axis",
+        ),
         ({"noise": "ab"}, "axis noise: got 'ab'; should be a list of values"),
         ({"noise": {"a": 1}}, "axis noise: got {'a': 1}; should be a list of values"),
         ({"noise": {1}}, "axis noise: got {1}; should be a list of values"),
@@ -769,7 +777,7 @@ def test_named_grabs_that_are_not_there_are_listed_with_the_other_errors():
         "OTHER_MODEL_GRABS['a']: no grab named 'readin_gram_trase' (did you mean "
         "'readin_gram_trace'?); valid are activation_kernel, "
     )
-    assert second.startswith("OTHER_MODEL_GRABS['b']: no grab named 3; valid are ")
+    assert second == ("OTHER_MODEL_GRABS['b']: got 3; should be a function, or the name of a grab")
     assert third.startswith("WIDTH: got 0")
 
 
@@ -968,6 +976,20 @@ def test_a_setting_that_no_optimizer_of_an_axis_uses():
     assert len(make(schedules, LR_FINAL_FACTOR=0.1)) == 2
 
 
+@pytest.mark.parametrize("name", ["GRAB_EVERY", "RECORD_EVERY"])
+def test_settings_of_traces_need_a_config_with_traces(name):
+    text = f"axis {name}: ONLYTHRESHOLDS=True keeps final values alone, so no result depends on it"
+    axis = {name: [1, 10]}
+    assert errors_of(make, axis) == errors_of(make, axis, ONLYTHRESHOLDS="yes") == [text]
+    traces = {"ONLYTHRESHOLDS": [True, False]}
+    assert len(make(axis, ONLYTHRESHOLDS=False)) == len(make(traces, **{name: 10})) == 2
+    assert len(make({("ONLYTHRESHOLDS", name): [(True, 1), (False, 10)]})) == 2
+    assert errors_of(make, {"LR": [0.1, 1]}, **{name: 10})[0].startswith(f"{name}: got 10, which")
+    with_traces = make({"LR": [0.1, 1]}, ONLYTHRESHOLDS=False, **{name: 10})
+    assert with_traces.overridden({"ONLYTHRESHOLDS": True}).base.onlythresholds
+    assert len(make({"RECORD_EVERY": [1, 10]}, METRICS=["r2"])) == 2
+
+
 def test_an_optimizer_may_be_spelt_in_any_case():
     assert len(make({"BETAS": [(0.9, 0.99), (0.8, 0.99)]}, OPTIMIZER="Adam")) == 2
 
@@ -979,10 +1001,48 @@ def test_grabs_that_are_no_mapping_of_functions():
         "grabs={'sharpness': sharpness}"
     )
     assert errors_of(make, grabs={3: len}) == ["grabs: got the name 3; a name should be a string"]
-    assert errors_of(make, grabs={"s": "sharpness"}) == [
-        "grabs['s']: got 'sharpness'; should be a function (by its name: "
-        "OTHER_MODEL_GRABS={'mine': 'sharpness'})"
-    ]
+    (message,) = errors_of(make, grabs={"s": "sharpnes"})
+    assert message.startswith("grabs['s']: no grab named 'sharpnes' (did you mean 'sharpness'?); ")
+    assert make(grabs={"s": "sharpness"}).grabs == {"s": mlpsubmit.grabs.sharpness}
+
+
+ARRAYS = {"X_train": np.arange(1600.0).reshape(40, 40), "y_train": np.arange(40.0)}
+WITHOUT = "should be a function, without parentheses: "
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [
+        ({"data": ARRAYS}, [f"{WITHOUT}data=load"]),
+        ({"batchfn": ARRAYS}, [f"{WITHOUT}batchfn=my_batches"]),
+        ({"where": ARRAYS}, [f"{WITHOUT}where=kept"]),
+        (
+            {"grabs": {"a": ARRAYS["X_train"], "b": 3}},
+            [
+                "should be a function, or the name of a grab, without parentheses: sharpness",
+                "grabs['b']: got 3; should be a function, or the name of a grab",
+            ],
+        ),
+        ({"grabs": ARRAYS["X_train"]}, ["as in grabs={'sharpness': sharpness}"]),
+        (
+            {"OTHER_MODEL_GRABS": ARRAYS},
+            2 * ["should be a function, or the name of a grab, without parentheses: sharpness"],
+        ),
+        ({"axes": {"noise": ARRAYS}}, ["should be a list of values"]),
+        (
+            {"axes": {"GAMMA": ARRAYS["X_train"]}},
+            3 * ["(richness: outputs are divided by it)"] + ["and 37 further errors of its values"],
+        ),
+        ({"axes": {"trial": [ARRAYS["X_train"]]}}, ["should be an integer >= 0"]),
+        ({"axes": {"WIDTH": [8]}, "WIDTH": ARRAYS}, ["; keep one of the two"]),
+    ],
+)
+def test_what_a_call_returned_is_shown_in_one_short_line(settings, ends):
+    errors = errors_of(lambda: Sweep(**{"batchfn": batches, **settings}))
+    for error, end in zip(errors, ends, strict=True):
+        assert error.endswith(end)
+        assert len(error) < 400
+        assert "\n" not in error
 
 
 def test_functions_take_what_they_get_by_position() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import numpy as np
@@ -55,7 +56,10 @@ REFUSED = {
         "y of shape (8, 2), for a model whose output is (n, 1); expected y (n,); set D_OUT",
     ),
     "too narrow": (X, torch.zeros(8), 2, ONLINE, "output is (n, 2); expected y (n, 2); set D_OUT"),
-    "inputs": (torch.zeros(8, 5), torch.zeros(8), 1, ONLINE, "on which the model fails ("),
+    "inputs": (
+        *(torch.zeros(8, 5), torch.zeros(8), 1, ONLINE),
+        "gave X of shape (8, 5), 5 inputs per sample; expected 3, as in the X that MODEL is made",
+    ),
     "NaN in X": (X / 0 * 0, torch.zeros(8), 1, OFFLINE, "gave NaN or infinite entries in X"),
     "NaN in y": (
         X,
@@ -84,6 +88,27 @@ def test_a_batch_that_does_not_fit_is_refused(case):
     inputs, y, d_out, settings, text = REFUSED[case]
     with pytest.raises(BatchError, match=re.escape(text)):
         train([MLP(3, 4, 2, d_out)], [named(inputs, y)], settings)
+
+
+@pytest.mark.parametrize("settings", [ONLINE | {"EVAL_EVERY": 1}, OFFLINE])
+@pytest.mark.parametrize("model", [MLP(3, 4), nn.Sequential(nn.Linear(3, 1))])
+def test_a_test_set_of_another_width_is_refused(settings, model):
+    wide = named(torch.zeros(6, 5), torch.zeros(6))
+    text = r"test batch function .* gave X of shape \(6, 5\), "
+    known = isinstance(model, MLP) or settings is OFFLINE
+    text += "5 inputs per sample; expected 3, as in the X" if known else "on which the model fails"
+    settings = settings | {"PARAMETRIZATION": "sp"}
+    with pytest.raises(BatchError, match=text):
+        train([copy.deepcopy(model)], [named(X, X[:, 0])], settings, test_fns=[wide])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_a_model_of_integers_is_told_how_it_gets_them(dtype):
+    tokens = named(torch.zeros(8, 2, dtype=dtype), torch.zeros(8))
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Flatten(), nn.Linear(8, 1))
+    text = "on which the model fails .* X becomes float32: where MODEL needs integers, write X.long"
+    with pytest.raises(BatchError, match=text):
+        train([model], [tokens], ONLINE | {"PARAMETRIZATION": "sp"})
 
 
 def test_a_shape_that_changes_during_training_is_checked_again():

@@ -190,3 +190,14 @@ def test_what_a_loss_of_parameters_returns_is_checked(gaussian):
 
     with pytest.raises(SpecError, match=r"per_layer\(output, y\) gave shape \(6,\).*a scalar"):
         train([MLP(3, 4, 2)], [gaussian(0)], {"MAX_ITER": 1, "LOSS": per_layer})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_loss_that_returns_nothing_is_refused(gaussian, count):
+    def forgotten(output, y):
+        (output - y).square().mean()
+
+    models = [MLP(3, 4, 2) for _ in range(count)]
+    text = r"forgotten\(output, y\) gave None .*; return it: a function without return gives None$"
+    with pytest.raises(SpecError, match=text):
+        train(models, [gaussian(0)] * count, {"MAX_ITER": 1, "LOSS": forgotten})

@@ -273,7 +273,7 @@ def test_a_callable_is_checked_for_its_values(gaussian, make_mlps):
         (nan_at_the_end, rf"nan_at_the_end\({STEPS - 1}\) gave nan; valid is a finite number >= 0"),
         (negative_in_between, r"negative_in_between\(9\) gave -1; valid"),
         (text, r"text\(0\) gave '0.1'; valid"),
-        (counting, r"counting\(0\) gave 1 and then 0.5; valid is a function of the step alone"),
+        (counting, r"counting\(0\) gave 1 and then 0.5; steps are asked for in any order"),
     ):
         with pytest.raises(SpecError, match=message):
             train(make_mlps(1), [gaussian(0)], {**COMMON, "LR_SCHEDULE": schedule})

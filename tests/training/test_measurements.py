@@ -175,7 +175,12 @@ def test_errors_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
             {},
             "grab 'g' of model 0 at step 4 returned set {'a'}; valid are",
         ),
-        (lambda: None, {}, "returned NoneType None; valid are numbers, arrays"),
+        (
+            lambda: None,
+            {},
+            "returned None; valid are numbers, arrays, tensors, lists of these in equal shapes, "
+            "and dictionaries of these; return it: a function without return gives None",
+        ),
         (lambda: 2**53 + 1, {}, "grab 'g' returned the integer 9007199254740993; results hold"),
         (lambda: np.uint64(2**63 + 1), {}, "return it in parts, such as n >> 32 and n & 0xFF"),
         (lambda: torch.tensor([1, -(2**60)]), traces, "returned the integer 1152921504606846976;"),
@@ -195,6 +200,22 @@ def test_errors_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
             )
         if grab is fails:
             assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_what_is_masked_is_missing_and_other_kinds_of_numbers_are_converted(gaussian, make_mlps):
+    grabs = {
+        "masked": lambda: np.ma.array([1, -999, 3], mask=[0, 1, 0]),
+        "listed": lambda: [np.ma.masked, np.float64(2)],
+        "whole": lambda: np.ma.array([1, 2]),
+        "long": lambda: np.longdouble(0.5),
+        "sparse": lambda: torch.eye(2).to_sparse(),
+    }
+    found = final(make_mlps(1), [gaussian(0)], grabs).grabs
+    np.testing.assert_array_equal(found["masked"], [[1, np.nan, 3]])
+    np.testing.assert_array_equal(found["listed"], [[np.nan, 2]])
+    assert found["whole"].tolist() == [[1, 2]]
+    assert (found["long"].tolist(), found["long"].dtype) == ([0.5], np.float64)
+    assert found["sparse"].tolist() == [[[1, 0], [0, 1]]]
 
 
 def test_a_trace_that_cannot_fit_is_refused_and_a_large_one_read_back_early(
@@ -305,3 +326,20 @@ def test_a_trace_keeps_last_batches_only_where_a_config_may_stop_between_grabs(
     assert steps_kept(GRAB_EVERY=2, LOSS_CHECKPOINTS=[]) == 0
     assert steps_kept(weight, GRAB_EVERY=2, LOSS_CHECKPOINTS=never) == 0
     assert steps_kept(GRAB_EVERY=2, LOSS_CHECKPOINTS=never, ONLINE=False) == 0
+
+
+def test_a_column_that_meets_a_vector_is_told(gaussian, make_mlps):
+    def residual(model, X_tr, y_tr):
+        return (model(X_tr) - y_tr).norm()
+
+    def meant(model, X_tr, y_tr):
+        f, column = model(X_tr).flatten(), model(X_tr)
+        pairs = y_tr[:, None] - y_tr, f[:, None] * y_tr[None, :], column - y_tr[:, None]
+        by_vmap = torch.vmap(lambda one: (one * f - y_tr).sum())(f)
+        return sum(one.norm() for one in pairs) + by_vmap.sum()
+
+    text = r"grab 'r': an operation on shapes \((\d+), 1\) and \(\1,\) gives a number for each pair"
+    with pytest.warns(UserWarning, match=text) as told:
+        final(make_mlps(2), [gaussian(0)] * 2, {"r": residual, "other": meant})
+    assert len(told) == 1
+    final(make_mlps(1), [gaussian(0)], {"meant": meant})

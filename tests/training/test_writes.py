@@ -365,6 +365,8 @@ NOT_BATCHES = {
     "complex X": ((X * 1j, X[:, 0]), "gave X of complex numbers (complex64); expected real ones"),
     "complex y": ((X, X[:, 0] * 1j), "gave y of complex numbers (complex64)"),
     "complex array": ((X.numpy() * 1j, X[:, 0]), "gave X of complex numbers (complex64)"),
+    "masked X": ((np.ma.masked_less(X.numpy(), 0), X[:, 0]), "gave X with masked entries"),
+    "masked y": ((X, np.ma.masked_less(X[:, 0].numpy(), 0)), "masked entries; expected numbers al"),
     "sparse X": ((X.to_sparse(), X[:, 0]), "gave X as a tensor that is not dense (sparse_coo)"),
     "sparse y": ((X, X[:, 0].to_sparse()), "try y.to_dense()"),
     "mkldnn X": ((X.to_mkldnn(), X[:, 0]), "not dense (_mkldnn); expected a dense one; try X.to_d"),

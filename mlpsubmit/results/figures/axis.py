@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.results.figures.text import label, title_of, value_text
+from mlpsubmit.results.figures.text import label, title_of
+from mlpsubmit.results.shown_values import number_texts
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Along", "Axis", "Codes", "along", "is_wide", "number_texts"]
+__all__ = ["Along", "Axis", "Codes", "along", "is_wide"]
 
 Codes = npt.NDArray[np.int64]
 
@@ -128,15 +129,6 @@ def along(dataset: xr.Dataset, dim: str) -> Along:
     title = ", ".join(axis.title for axis in members)
     whole = Axis(dim, dim, positions, positions, parts, title, numeric=False)
     return Along(members, whole)
-
-
-def number_texts(levels: Array) -> tuple[str, ...]:
-    """Return numbers as text, with so many digits that they differ."""
-    for digits in (3, 4, 6):
-        texts = tuple(value_text(level, digits) for level in levels.tolist())
-        if len(set(texts)) == len(texts):
-            return texts
-    return tuple(map(str, levels.tolist()))
 
 
 def _axis(dataset: xr.Dataset, name: str, dim: str) -> Axis:

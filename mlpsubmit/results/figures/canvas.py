@@ -85,7 +85,7 @@ class Canvas:
         page: with its panels.
         roles: of the axes.
         colours: of the levels of hue.
-        errorbar: the band around means.
+        errorbar: the band around means: one of ERRORBARS, or NO_BAND.
         seen: what was drawn so far.
     """
 

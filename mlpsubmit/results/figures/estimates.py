@@ -8,7 +8,16 @@ import numpy as np
 
 from mlpsubmit.results.source import Array
 
-__all__ = ["ERRORBARS", "Curve", "Estimate", "curve", "estimate", "mean_curve", "t_quantile"]
+__all__ = [
+    "ERRORBARS",
+    "NO_BAND",
+    "Curve",
+    "Estimate",
+    "curve",
+    "estimate",
+    "mean_curve",
+    "t_quantile",
+]
 
 #: The bands around a mean, as seaborn names them, and what a legend says of them.
 ERRORBARS = {
@@ -17,6 +26,9 @@ ERRORBARS = {
     "range": "range",
     "ci": "95% confidence interval",
 }
+
+#: No band at all; in Python also None, as in seaborn.
+NO_BAND = "none"
 
 #: The 97.5% quantiles of Student's t distribution with 1 to 10 degrees of freedom.
 _T = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814)
@@ -74,14 +86,14 @@ def estimate(values: Array, errorbar: str) -> Estimate:
 
     Args:
         values: shape (n,) or (n, T), n at least 1.
-        errorbar: one of ERRORBARS. ``se`` is the standard deviation, with n - 1 in its denominator,
-            over the root of n; ``ci`` the interval of Student's t distribution. Of one value all
-            are empty: low and high are the mean.
+        errorbar: one of ERRORBARS, or NO_BAND. ``se`` is the standard deviation, with n - 1 in its
+            denominator, over the root of n; ``ci`` the interval of Student's t distribution. Of one
+            value all are empty, as NO_BAND is: low and high are the mean.
     """
     count = len(values)
     mean: Array = values.mean(axis=0)
-    if count == 1:
-        return Estimate(mean, mean, mean, 1)
+    if count == 1 or errorbar == NO_BAND:
+        return Estimate(mean, mean, mean, count)
     if errorbar == "range":
         return Estimate(mean, values.min(axis=0), values.max(axis=0), count)
     with np.errstate(invalid="ignore"):  # where a trace is infinite there is no band
@@ -125,7 +137,7 @@ def mean_curve(
         values: shape (n, T).
         last: the last step of each config, shape (n,).
         diverged: which configs diverged, shape (n,).
-        errorbar: one of ERRORBARS.
+        errorbar: one of ERRORBARS, or NO_BAND.
         most_tails: without the traces that go on if there are more.
     """
     alone = [_single(steps, values[i], last[i], diverged=True) for i in np.flatnonzero(diverged)]

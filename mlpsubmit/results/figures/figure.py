@@ -10,6 +10,7 @@ import numpy as np
 
 from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.figures.canvas import Canvas, Seen
+from mlpsubmit.results.figures.estimates import NO_BAND
 from mlpsubmit.results.figures.fields import draw_heatmap, draw_scatter
 from mlpsubmit.results.figures.legend import explanations, left_out, marks, status_line
 from mlpsubmit.results.figures.lines import STYLES, draw_curves, draw_means
@@ -63,11 +64,11 @@ def draw(dataset: xr.Dataset, request: Request, figure: Figure) -> Drawn:
     """
     plan = planned(load_empty(dataset), request)
     points = [points_of(plan.dataset, one, plan.roles, plan.beside) for one in plan.shown]
-    check_values(plan, points, request)
+    check_values(plan, points, request, dataset)
     page = Page(figure, plan.roles, CONTEXTS[request.context])
     hue = None if plan.kind == "heatmap" else plan.roles.axes.get("hue")
     colours = Colours(hue, plan.roles.shown("hue"))
-    canvas = Canvas(page, plan.roles, colours, request.errorbar or "se")
+    canvas = Canvas(page, plan.roles, colours, request.errorbar or NO_BAND)
     xscale = _xscale(plan, request)
     title = _joined_title([one.title for one in plan.shown])
     for one, own, style in zip(plan.shown, points, STYLES, strict=False):

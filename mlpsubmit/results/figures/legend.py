@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlpsubmit.results.figures.canvas import Canvas, Seen
-from mlpsubmit.results.figures.estimates import ERRORBARS
+from mlpsubmit.results.figures.estimates import ERRORBARS, NO_BAND
 from mlpsubmit.results.figures.lines import MOST_TAILS, STYLES
 from mlpsubmit.results.figures.page import GREY
 from mlpsubmit.results.figures.plan import Plan
@@ -45,7 +45,7 @@ def explanations(canvas: Canvas, plan: Plan) -> list[Artist]:
     elif over and seen.counts and max(seen.counts) > 1:
         least, most = min(seen.counts), max(seen.counts)
         count = f"{most}" if least == most else f"{least}–{most}"
-        if plan.kind == "heatmap":
+        if plan.kind == "heatmap" or canvas.errorbar == NO_BAND:
             handles.append(Line2D([], [], label=f"mean over {over} ({count})", **none))
         else:
             text = f"mean and {ERRORBARS[canvas.errorbar]} over {over} ({count})"
@@ -100,6 +100,6 @@ def left_out(plan: Plan, seen: Seen, request: Request) -> list[str]:
             f"of more than {MOST_TAILS} configs, only the mean is drawn until the first of them "
             f"stopped, and at most {MOST_TAILS} that diverged"
         )
-    if request.errorbar is not None and max(seen.counts, default=0) < 2:
+    if request.errorbar in (ERRORBARS.keys() - {"se"}) and max(seen.counts, default=0) < 2:
         notes.append(f"no band of {request.errorbar}: no value is a mean of several configs")
     return notes

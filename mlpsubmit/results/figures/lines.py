@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.results.figures.canvas import Canvas
-from mlpsubmit.results.figures.estimates import Curve, estimate, mean_curve
+from mlpsubmit.results.figures.estimates import NO_BAND, Curve, estimate, mean_curve
 from mlpsubmit.results.figures.points import Points, level_values, split
 from mlpsubmit.results.figures.roles import spread
 from mlpsubmit.results.source import Array
@@ -48,7 +48,7 @@ def draw_means(canvas: Canvas, points: Points, style: Any) -> None:
         joined = across is not None and across.numeric
         panel.plot(x, mean, color=colour, marker="o", linestyle=style if joined else "none")
         some = {m.count for m in means if m is not None}
-        if max(some, default=0) > 1:
+        if max(some, default=0) > 1 and canvas.errorbar != NO_BAND:
             _draw_band(panel, x, (mean, low, high), colour, joined)
         hollow = np.array(missed) & ~np.isnan(mean)
         if hollow.any():
@@ -112,7 +112,7 @@ def _draw_curve(
     panel.plot(steps[at], values[at], marker=single, **style)
     (seen.diverged if curve.diverged else seen.values).append(values)
     seen.counts.add(mean.count)
-    if mean.count > 1:
+    if mean.count > 1 and canvas.errorbar != NO_BAND:
         low, high = mean.low[kept][at], mean.high[kept][at]
         panel.fill_between(steps[at], low, high, color=style["color"], alpha=0.2, linewidth=0)
         seen.values.append(high)

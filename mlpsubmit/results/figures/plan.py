@@ -19,6 +19,7 @@ from mlpsubmit.results.figures.request import NothingToDraw, Request
 from mlpsubmit.results.figures.roles import Roles, assign, no_axis
 from mlpsubmit.results.figures.selection import select
 from mlpsubmit.results.names import CLOCKS
+from mlpsubmit.results.shown_values import value_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -235,17 +236,27 @@ def _check_dims(
                 )
 
 
-def check_values(plan: Plan, points: Sequence[Points], request: Request) -> None:
-    """Check that there is something to draw, and that the scales can show it."""
+def check_values(
+    plan: Plan, points: Sequence[Points], request: Request, dataset: xr.Dataset
+) -> None:
+    """Check that there is something to draw, and that the scales can show it.
+
+    Args:
+        dataset: the whole one, with the thresholds that are not selected.
+    """
     finite = [own.values[np.isfinite(own.values)] for own in points]
     values = np.concatenate([own.ravel() for own in finite])
     one = plan.shown[0]
     if not values.size and one.of_steps:
-        dim = "threshold" + one.name.removeprefix("timekeys")
+        easier = _easier(plan, one, dataset)
         raise NothingToDraw(
             "nothing to draw: none of the finished configs that are selected crossed the threshold "
             f"{one.threshold}".rstrip()
-            + f"; choose a larger one with sel ({dim}=...), or another y"
+            + (
+                f"; choose an easier one with sel ({easier}), or another y"
+                if easier
+                else "; choose another y"
+            )
         )
     if not values.size:
         names = ", ".join(one.name for one in plan.shown)
@@ -257,8 +268,24 @@ def check_values(plan: Plan, points: Sequence[Points], request: Request) -> None
     if request.xscale is not None and x is not None and not x.numeric:
         errors.append(f"xscale: {x.name} has values that are not numbers; leave it out")
     elif request.xscale == "log" and x is not None and x.levels.min() <= 0:
+        above = [text for text, level in zip(x.texts, x.levels, strict=True) if level > 0]
+        ends = ":".join(dict.fromkeys([above[0], above[-1]])) if above else ""
+        others = f", or select the others with sel ({x.name}={ends})" if above else ""
         errors.append(
-            f"xscale: log needs values above 0, and {x.name} has {x.texts[0]}; use linear"
+            f"xscale: log needs values above 0, and {x.name} has {x.texts[0]}; use linear{others}"
         )
     if errors:
         raise SpecError(errors)
+
+
+def _easier(plan: Plan, one: Quantity, dataset: xr.Dataset) -> str:
+    """Return how to select the thresholds that are easier to cross than those of a plan, if any.
+
+    That is a larger loss or a smaller accuracy; thresholds are in the order in which they are
+    crossed.
+    """
+    dim = "threshold" + one.name.removeprefix("timekeys")
+    every = dataset[dim].values
+    first = int(np.flatnonzero(np.isin(every, plan.dataset[dim].values))[0])
+    easier = " or ".join(map(value_text, every[:first].tolist()))
+    return f"{dim}={easier}" if easier else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlpsubmit.errors import UserError, did_you_mean
-from mlpsubmit.results.figures.estimates import ERRORBARS
+from mlpsubmit.results.figures.estimates import ERRORBARS, NO_BAND
 from mlpsubmit.results.figures.lines import STYLES
 from mlpsubmit.results.figures.page import CONTEXTS
 
@@ -32,11 +32,12 @@ class Request:
         mean: names of axes to average, besides the trials.
         sel: values of coordinates, as for :func:`select`.
         kind: one of KINDS.
-        errorbar: one of ERRORBARS.
+        errorbar: one of ERRORBARS, or NO_BAND, as None is.
         context: one of CONTEXTS.
         xscale: one of SCALES.
         yscale: one of SCALES.
         title: instead of one that names the selected values.
+        problems: what is wrong with what was given, and is in none of the others.
     """
 
     y: tuple[str, ...] = ()
@@ -44,11 +45,12 @@ class Request:
     mean: tuple[str, ...] = ()
     sel: Mapping[str, Any] = field(default_factory=dict)
     kind: str | None = None
-    errorbar: str | None = None
+    errorbar: str | None = "se"
     context: str = "paper"
     xscale: str | None = None
     yscale: str | None = None
     title: str | None = None
+    problems: tuple[str, ...] = ()
 
     def spelt(self, axes: Collection[str]) -> Request:
         """Return the request with names of axes as the dataset spells them, whatever their case.
@@ -70,10 +72,10 @@ class Request:
 
     def errors(self) -> list[str]:
         """Return what is wrong whatever the dataset is."""
-        found = []
+        found = list(self.problems)
         for name, value, valid in [
             ("kind", self.kind, KINDS),
-            ("errorbar", self.errorbar, tuple(ERRORBARS)),
+            ("errorbar", self.errorbar, (*ERRORBARS, NO_BAND)),
             ("context", self.context, tuple(CONTEXTS)),
             ("xscale", self.xscale, SCALES),
             ("yscale", self.yscale, SCALES),
@@ -91,7 +93,7 @@ class Request:
             found.append(
                 f"y: got {', '.join(self.y)}; should be at most {len(STYLES)} variables, each once"
             )
-        if self.errorbar and self.kind in ("heatmap", "scatter"):
+        if self.errorbar not in (None, NO_BAND, "se") and self.kind in ("heatmap", "scatter"):
             shows = "means" if self.kind == "heatmap" else "single configs"
             found.append(
                 f"errorbar: a {self.kind} shows {shows} only; use kind line, or leave it out"

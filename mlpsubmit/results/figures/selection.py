@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlpsubmit.errors import did_you_mean
-from mlpsubmit.results.figures.axis import number_texts
-from mlpsubmit.results.figures.text import title_of, value_text
+from mlpsubmit.errors import did_you_mean, shown
+from mlpsubmit.results.figures.text import title_of
+from mlpsubmit.results.shown_values import matching, value_text
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["parse", "select"]
+__all__ = ["checked", "parse", "select"]
 
 #: The most values that a message lists.
 _LISTED = 8
@@ -40,6 +39,21 @@ def parse(entries: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     return selection, errors
 
 
+def checked(selection: Any, errors: list[str]) -> dict[str, Any]:
+    """Return a selection from Python as a dictionary, without what is wrong in it."""
+    if not isinstance(selection or {}, Mapping):
+        errors.append(
+            f"sel: got {shown(selection)}; should be a dictionary, as in {{'width': 64}} or "
+            "{'lr': '0.01:0.1'}"
+        )
+        return {}
+    found = dict(selection or {})
+    for name in [name for name in found if not isinstance(name, str)]:
+        errors.append(f"sel: got the name {shown(name)}; should be a string")
+        del found[name]
+    return found
+
+
 def select(
     dataset: xr.Dataset, selection: Mapping[str, Any], errors: list[str]
 ) -> tuple[xr.Dataset, dict[str, str]]:
@@ -47,8 +61,8 @@ def select(
 
     That is, by name, each coordinate of which one value is left.
 
-    A dimension of which one position is left is dropped. Values are compared exactly, or with the
-    six digits that are shown.
+    A dimension of which one position is left is dropped. Values are compared exactly; where none is
+    equal, with the digits that are shown.
 
     Args:
         selection: for names of coordinates a value, a list of values, a slice (whose ends are
@@ -125,34 +139,23 @@ def _range(text: str) -> slice | None:
 
 def _matches(values: Array, wanted: Any) -> Array:
     """Return which values are the wanted one, or lie in the wanted range."""
-    numeric = values.dtype.kind in "iuf"
     if isinstance(wanted, slice):
-        if not numeric:
+        ends = [end for end in (wanted.start, wanted.stop) if end is not None]
+        if values.dtype.kind not in "iuf" or any(isinstance(end, str) for end in ends):
             return np.zeros(len(values), dtype=bool)
-        low = -np.inf if wanted.start is None else float(wanted.start)
-        high = np.inf if wanted.stop is None else float(wanted.stop)
+        low = -np.inf if wanted.start is None else wanted.start
+        high = np.inf if wanted.stop is None else wanted.stop
         inside: Array = (values >= low) & (values <= high)
+        for end in (low, high):  # as it is shown, a value may lie just outside
+            inside = inside | matching(values.tolist(), end)
         return inside
-    wanted = getattr(wanted, "__name__", wanted)  # that of a function is its label
-    item = getattr(wanted, "item", None)
-    wanted = item() if callable(item) and getattr(wanted, "ndim", 1) == 0 else wanted
-    texts = np.array([value_text(value) for value in values.tolist()], dtype=object)
-    same: Array = texts == value_text(wanted)
-    same = same | (np.array(number_texts(values), dtype=object) == str(wanted)) if numeric else same
-    if numeric and not isinstance(wanted, bool):
-        with contextlib.suppress(TypeError, ValueError):
-            same = same | (values == float(wanted))
-    elif values.dtype.kind == "b":
-        same = same | (np.char.lower(texts.astype(str)) == str(wanted).lower())
-    else:  # $x_{0}x_{1}$ needs quotes in a shell; without its dollars it does not
-        same = same | (np.char.replace(texts.astype(str), "$", "") == str(wanted))
-    return np.asarray(same, dtype=bool)
+    return matching(values.tolist(), wanted)
 
 
 def _shown(part: Any) -> str:
     if not isinstance(part, slice):
         return str(part)
-    low, high = ("" if end is None else f"{end:g}" for end in (part.start, part.stop))
+    low, high = ("" if end is None else value_text(end) for end in (part.start, part.stop))
     return f"in {low}:{high}"
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlpsubmit.results.names import spaced
+from mlpsubmit.results.shown_values import visible
 
-__all__ = ["label", "length", "number", "tick_labels", "title_of", "value_text", "wrapped"]
+__all__ = ["label", "length", "number", "tick_labels", "title_of", "wrapped"]
 
 #: Characters after which a label is cut; of mathematics, which cannot be cut, at most.
 _LONGEST = 40
@@ -22,7 +23,7 @@ def label(text: object, longest: int = _LONGEST) -> str:
 
     Control characters, for which fonts have no glyphs, become visible escapes.
     """
-    string = "".join(_visible(character) for character in str(text))
+    string = "".join(visible(character) for character in str(text))
     if len(string) <= _LONGEST_MATHEMATICS and _is_mathematics(string):
         return string
     string = string if len(string) <= longest else f"{string[: longest - 1]}…"
@@ -48,12 +49,6 @@ def length(text: str) -> int:
     return len(re.sub(r"\\[a-zA-Z]+", "x", re.sub(r"[${}^_]|\\[$]", "", text)))
 
 
-def _visible(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode()
-
-
 @functools.lru_cache(1024)
 def _is_mathematics(text: str) -> bool:
     """Return whether matplotlib takes text for mathematics, and can render it."""
@@ -74,17 +69,6 @@ def title_of(name: str, attributes: Mapping[str, Any]) -> str:
     title = str(attributes.get("long_name") or spaced(name))
     units = str(attributes.get("units") or "1")
     return title if units == "1" else f"{title} ({units})"
-
-
-def value_text(value: Any, digits: int = 6) -> str:
-    """Return a value of an axis as text, numbers to some digits: 1234 is not 1.23e+03.
-
-    Control characters become visible escapes.
-    """
-    if not isinstance(value, float):
-        return "".join(map(_visible, str(value)))
-    text = f"{value:.{digits}g}"
-    return text if "e+" not in text else f"{value:.6g}"
 
 
 def number(value: float) -> str:

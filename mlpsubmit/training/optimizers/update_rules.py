@@ -84,6 +84,9 @@ def warn_of_missing_theory(hyperparameters: Sequence[Hyperparameters]) -> None:
 def _has_penalty(hyperparameters: Sequence[Hyperparameters]) -> bool:
     """Return whether a weight decay enters gradients that Adam normalises."""
     optimizer = hyperparameters[0].optimizer
-    further = [hyperparameters[0].optimizer_kwargs, getattr(optimizer, "keywords", {})]
-    given = [h.weight_decay for h in hyperparameters] + [f.get("weight_decay") for f in further]
-    return getattr(optimizer, "func", optimizer) in _COUPLED and any(given)
+    bound = {**getattr(optimizer, "keywords", {}), **hyperparameters[0].optimizer_kwargs}
+    own = [
+        bound.get("weight_decay") if h.weight_decay is None else h.weight_decay
+        for h in hyperparameters
+    ]
+    return getattr(optimizer, "func", optimizer) in _COUPLED and any(own)

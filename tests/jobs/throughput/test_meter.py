@@ -264,3 +264,20 @@ def test_the_age_of_a_process() -> None:
     assert age > 0
     assert process_age() > age  # type: ignore[operator]
     assert cpu_name()
+
+
+def test_a_step_of_some_configs_of_a_pack_says_so() -> None:
+    some = {"step": 5, "max_iter": 9, "configs": 4, "stack": 1, "settled": 2}
+    assert task("running", **some).summary == (
+        "2/4 packs, step 5/9 with 1 of 4 configs after 2 others"
+    )
+    assert task("running", **some, loss=0.5).summary.endswith("after 2 others, loss 0.5")
+    assert task("running", **some | {"settled": 0}).summary.endswith("step 5/9 with 1 of 4 configs")
+    assert task("interrupted", **some | {"settled": 1}).summary == (
+        "2/4 packs, saved at step 5 of 9 with 1 of 4 configs after 1 other"
+    )
+    between = some | {"step": 0, "stack": 0}
+    assert task("interrupted", **between).summary == "2/4 packs, saved after 2 of 4 configs"
+    whole = some | {"stack": 4, "settled": 0}
+    assert task("interrupted", **whole).summary == "2/4 packs, saved at step 5 of 9"
+    assert task("interrupted", **whole | {"step": 0}).summary == "2/4 packs"
