@@ -391,6 +391,29 @@ def test_crosses_of_several_colours_at_one_place_are_below_each_other(fakes, dra
         assert 0.8 < highest[0, 1] <= 0.85 + 1e-9  # the values begin below them
 
 
+@pytest.mark.parametrize(
+    ("decays", "scale"),
+    [
+        ([0, 1e-4, 1e-3, 0.1], "symlog"),
+        ([0, *np.logspace(-5, 0, 12)], "symlog"),
+        ([0, 0.1, 0.2, 0.5], "linear"),
+        ([-1, 0, 100], "linear"),
+        ([1e-4, 1e-3, 0.1], "log"),
+    ],
+)
+def test_zero_has_a_place_below_the_values_of_a_logarithmic_axis(fakes, draw, decays, scale):
+    dataset = final(fakes, [0.1], [[5 + n] for n in range(len(decays))], decay=decays)
+    panel = draw(dataset)[0, 0]
+    assert panel.get_xscale() == scale
+    places = panel.transData.transform([(value, 5) for value in decays])[:, 0]
+    assert (np.diff(places) > 10).all() or scale == "linear"
+    if scale == "symlog":
+        figure_of(draw(dataset)).canvas.draw()
+        texts = [tick.get_text() for tick in panel.get_xticklabels()]
+        assert sum(map(bool, texts)) >= 4
+    assert draw(dataset, xscale="linear")[0, 0].get_xscale() == "linear"
+
+
 def test_a_logarithmic_axis_of_values_has_minor_ticks(fakes, draw):
     """With two labels at equal distances it would look linear."""
     panel = draw(final(fakes, [0.1], [60, 330], lr=[0.1, 0.2]), x="lr")[0, 0]

@@ -63,6 +63,11 @@ class Axis:
         """Whether a logarithmic scale suits the levels: positive, and over half a decade."""
         return self.numeric and is_wide(self.levels, 3)
 
+    @property
+    def is_wide_above_zero(self) -> bool:
+        """Whether the levels are 0 and others over a decade and a half, as weight decays are."""
+        return self.numeric and self.levels[0] == 0 and is_wide(self.levels[1:], 30)
+
     def with_members(self, others: Sequence[Axis]) -> Axis:
         """Return the axis with the values of further coordinates of its dimension in its texts.
 

@@ -99,6 +99,8 @@ def _xscale(plan: Plan, request: Request) -> str:
         return request.xscale or ("linear" if plan.beside.is_share else scale_of_values(values, 10))
     if x is None or not x.numeric:
         return "linear"
+    if request.xscale is None and x.is_wide_above_zero:
+        return "symlog"
     return request.xscale or ("log" if x.is_wide else "linear")
 
 
@@ -116,7 +118,10 @@ def _scale(page: Page, plan: Plan, seen: Seen, xscale: str, yscale: str | None) 
     first = page.used[0]
     for panel in page.used:
         panel.set_yscale(yscale)
-        panel.set_xscale(xscale)
+        if xscale == "symlog" and x is not None:  # 0 has a place half a decade below the others
+            panel.set_xscale(xscale, linthresh=float(x.levels[1]), linscale=0.5)
+        else:
+            panel.set_xscale(xscale)
     limits(page.used, values, seen.lower_ends, seen.height_of_crosses)
     if yscale == "log":
         log_axis(page.used, "y")
