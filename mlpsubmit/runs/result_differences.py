@@ -21,8 +21,7 @@ from mlpsubmit.protocol import STATUSES
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.names import TOGETHER, TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.source import FinishedPack
-from mlpsubmit.results.values import identity
-from mlpsubmit.runs.run_keys import RunKeys
+from mlpsubmit.runs.run_keys import RunKeys, comparable
 
 __all__ = ["ResultDifferences", "VariableDifference", "result_differences"]
 
@@ -122,35 +121,11 @@ def _shared(before: RunKeys, after: RunKeys) -> list[tuple[int, int]]:
     names = dict.fromkeys(
         n for keys in (before, after) for axis in keys.axes for n in axis["names"]
     )
-    ours, theirs = ({name: _values(keys, name) for name in names} for keys in (before, after))
-    first = _points(before, {name: _compared(ours[name], theirs[name]) for name in names})
-    second = _points(after, {name: _compared(theirs[name], ours[name]) for name in names})
+    ours, theirs = ({name: keys.labelled(name) for name in names} for keys in (before, after))
+    first = _points(before, {name: comparable(ours[name], theirs[name]) for name in names})
+    second = _points(after, {name: comparable(theirs[name], ours[name]) for name in names})
     places = {point: index for index, point in second.items()}
     return [(index, places[point]) for index, point in first.items() if point in places]
-
-
-def _values(keys: RunKeys, name: str) -> list[tuple[Any, str]]:
-    """Return the labels of a setting along its axis, or the fixed one, and the hashes of these."""
-    for axis in keys.axes:
-        if name in axis["names"]:
-            column = axis["names"].index(name)
-            labels, hashes = axis["values"][column], axis["hashes"][column]
-            return list(zip(labels, hashes or [""] * len(labels), strict=True))
-    return [(keys.fixed.get(name), keys.run.sweep["functions"].get("hashes", {}).get(name, ""))]
-
-
-def _compared(own: Sequence[tuple[Any, str]], other: Sequence[tuple[Any, str]]) -> list[str]:
-    """Return what the values of a setting in one run are compared by with those in the other.
-
-    They are compared by what they are; and one that the other run has not by its label if that is
-    all of it that is known, as that of a function, which may have been edited.
-    """
-    theirs = {identity(*pair) for pair in other}
-    found = [(label, value_hash, identity(label, value_hash)) for label, value_hash in own]
-    return [
-        f"label {label}" if value_hash and same not in theirs else same
-        for label, value_hash, same in found
-    ]
 
 
 def _points(keys: RunKeys, compared: Mapping[str, Sequence[str]]) -> dict[int, tuple[str, ...]]:

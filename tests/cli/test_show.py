@@ -388,13 +388,30 @@ def scaled(factor: float) -> Any:
 def test_results_are_compared_of_the_configs_with_equal_values(
     mlpsubmit: Command, one: list[Any], two: list[Any], shared: int, equal: int
 ) -> None:
+    ids = two_runs(one, two)
+    found = json.loads(mlpsubmit("diff", *ids, "--json").out)["results"]
+    assert (found["shared_configs"], found["equal_configs"]) == (shared, equal)
+
+
+def two_runs(one: list[Any], two: list[Any]) -> list[str]:
     given = {"MAX_ITER": 2, "WIDTH": 4, "N_SAMPLES": 4, "LOSS_CHECKPOINTS": []}
-    ids = [
+    return [
         launch(Sweep(name, {"v": values}, batchfn=batches, **given), executor="debug").id
         for name, values in (("one", one), ("two", two))
     ]
-    found = json.loads(mlpsubmit("diff", *ids, "--json").out)["results"]
-    assert (found["shared_configs"], found["equal_configs"]) == (shared, equal)
+
+
+def test_why_finds_the_config_with_equal_values(mlpsubmit: Command) -> None:
+    ids = two_runs([scaled(1), scaled(2)], [scaled(2), scaled(3)])
+    found = json.loads(mlpsubmit("why", *ids, "v=<lambda> #1", "--json").out)
+    assert [one["point"] for one in found["configs"]] == [
+        {"v": "<lambda> #1"},
+        {"v": "<lambda> #0"},
+    ]
+    assert len({one["key"] for one in found["configs"]}) == 1
+    done = mlpsubmit("why", *two_runs([None], ["None", "a"]), "v=None")
+    assert done.code == 2
+    assert "has no such config: no config has v=None (its values: None, a)" in done.err
 
 
 def test_a_product_and_zipped_axes_of_the_same_values(mlpsubmit: Command, workplace: Path) -> None:
