@@ -21,7 +21,7 @@ from mlpsubmit.protocol import STATUSES
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.names import TOGETHER, TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.source import FinishedPack
-from mlpsubmit.runs.run_keys import RunKeys
+from mlpsubmit.runs.run_keys import RunKeys, comparable
 
 __all__ = ["ResultDifferences", "VariableDifference", "result_differences"]
 
@@ -121,28 +121,22 @@ def _shared(before: RunKeys, after: RunKeys) -> list[tuple[int, int]]:
     names = dict.fromkeys(
         n for keys in (before, after) for axis in keys.axes for n in axis["names"]
     )
-    first, second = (_points(keys, [*names]) for keys in (before, after))
+    ours, theirs = ({name: keys.labelled(name) for name in names} for keys in (before, after))
+    first = _points(before, {name: comparable(ours[name], theirs[name]) for name in names})
+    second = _points(after, {name: comparable(theirs[name], ours[name]) for name in names})
     places = {point: index for index, point in second.items()}
     return [(index, places[point]) for index, point in first.items() if point in places]
 
 
-def _points(keys: RunKeys, names: Sequence[str]) -> dict[int, tuple[Any, ...]]:
-    """Return the values of some settings of every config, by its index."""
+def _points(keys: RunKeys, compared: Mapping[str, Sequence[str]]) -> dict[int, tuple[str, ...]]:
+    """Return what is compared of some settings of every config, by its index."""
     columns = np.unravel_index(keys.indices, keys.shape) if keys.shape else ()
-    on_axes = {
-        name: [_label(values[at]) for at in column.tolist()]
-        for axis, column in zip(keys.axes, columns, strict=True)
-        for name, values in zip(axis["names"], axis["values"], strict=True)
-    }
-    fixed = keys.fixed
-    lists = [on_axes.get(n, [_label(fixed.get(n))] * len(keys.indices)) for n in names]
+    pairs = zip(keys.axes, columns, strict=True)
+    at = {name: column for axis, column in pairs for name in axis["names"]}
+    fixed = np.zeros(len(keys.indices), dtype=np.int64)
+    lists = [[own[n] for n in at.get(name, fixed).tolist()] for name, own in compared.items()]
     points = zip(*lists, strict=True) if lists else [()] * len(keys.indices)
     return dict(zip(keys.indices.tolist(), points, strict=True))
-
-
-def _label(value: Any) -> Any:
-    """Return a value such that equal numbers are equal, and True is not 1."""
-    return f"{value}" if isinstance(value, (bool, type(None))) else value
 
 
 # ---- where their results are ---------------------------------------------------------------------

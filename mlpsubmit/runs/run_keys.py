@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,12 +16,12 @@ from mlpsubmit.errors import RunError, UserError
 from mlpsubmit.jobs.store import records, run_directory
 from mlpsubmit.jobs.store.records import Ingredients
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.results.shown_values import equals_label
-from mlpsubmit.runs.selection import included, point, select, select_one
+from mlpsubmit.results.values import identity
+from mlpsubmit.runs.selection import included, point, select_one
 from mlpsubmit.spec.ingredients import whole
 from mlpsubmit.spec.initial_weights import InitialWeights
 
-__all__ = ["DEFAULT_HASH", "RunKeys", "is_config"]
+__all__ = ["DEFAULT_HASH", "Labelled", "RunKeys", "comparable", "is_config"]
 
 #: The hash of a setting at its default, which is no part of a key.
 DEFAULT_HASH = "0" * 32
@@ -39,6 +39,10 @@ _NEXT_NAME = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
 def is_config(text: str) -> bool:
     """Return whether a text can be a config and no run: an index, or values of axes."""
     return "=" in text or text.isdecimal()
+
+
+#: The labels of the values of a setting, and their hashes, empty where the label identifies one.
+Labelled: TypeAlias = Sequence[tuple[Any, str]]
 
 
 @dataclass(frozen=True)
@@ -216,15 +220,51 @@ class RunKeys:
         wanted = {name.strip(): text.strip() for name, _, text in parts}
         return select_one(self.run, wanted, "config")
 
-    def counterpart(self, values: Mapping[str, Any]) -> int | str:
-        """Return the index of the config with some values; what is missing if there is none."""
-        wanted = {
-            name: values[name] for name in self.on_axes(int(self.indices[0])) if name in values
-        }
+    def labelled(self, name: str) -> Labelled:
+        """Return the labels of a setting along its axis, or the fixed one, and their hashes."""
         for axis in self.axes:
-            for name, own in zip(axis["names"], axis["values"], strict=True):
-                if name in wanted and not any(equals_label(value, wanted[name]) for value in own):
-                    listed = ", ".join(map(str, own[:_VALUES])) + ", ..." * (len(own) > _VALUES)
+            if name in axis["names"]:
+                column = axis["names"].index(name)
+                labels, hashes = axis["values"][column], axis["hashes"][column]
+                return list(zip(labels, hashes or [""] * len(labels), strict=True))
+        hashes = self.run.sweep["functions"].get("hashes", {})
+        return [(self.fixed.get(name), hashes.get(name, ""))]
+
+    def counterpart(self, other: RunKeys, index: int) -> int | str:
+        """Return the index of the config with the values of one of another run, on the axes of
+        this one; what is missing if there is none.
+        """
+        wanted = other.values(index)
+        columns = np.unravel_index(self.indices, self.shape) if self.shape else ()
+        chosen = np.ones(len(self.indices), dtype=bool)
+        for axis, column in zip(self.axes, columns, strict=True):
+            for name in (one for one in axis["names"] if one in wanted):
+                own, theirs = self.labelled(name), other.labelled(name)
+                value = comparable(theirs, own)[other.position(name, index)]
+                fits = np.array([one == value for one in comparable(own, theirs)])
+                if not fits.any():
+                    labels = [str(label) for label, _ in own]
+                    listed = ", ".join(labels[:_VALUES]) + ", ..." * (len(labels) > _VALUES)
                     return f"no config has {name}={wanted[name]} (its values: {listed})"
-        found = select(self.run, wanted, exact=wanted)
+                chosen &= fits[column]
+        found = self.indices[chosen]
         return int(found[0]) if len(found) else "no config has this combination of values"
+
+    def position(self, name: str, index: int) -> int:
+        """Return the position of a config among the values of a setting; 0 if it is fixed."""
+        places = zip(self.axes, self.place(index), strict=True)
+        return next((at for axis, at in places if name in axis["names"]), 0)
+
+
+def comparable(own: Labelled, other: Labelled) -> list[str]:
+    """Return what the values of a setting in one run are compared by with those in another.
+
+    They are compared by what they are; and one that the other run has not by its label if that is
+    all of it that is known, as that of a function, which may have been edited.
+    """
+    theirs = {identity(*pair) for pair in other}
+    found = [(label, value_hash, identity(label, value_hash)) for label, value_hash in own]
+    return [
+        f"label {label}" if value_hash and same not in theirs else same
+        for label, value_hash, same in found
+    ]

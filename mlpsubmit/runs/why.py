@@ -100,7 +100,7 @@ def compare_configs(
     before, after = (RunKeys(run) for run in runs)
     first = before.select(selectors[0])
     if selectors[1] is None:
-        second = after.counterpart(before.values(first))
+        second = after.counterpart(before, first)
         if isinstance(second, str):
             raise UserError(f"run {after.run.id} has no such config: {second}")
     else:
@@ -119,7 +119,7 @@ def compare_with_earlier(run: RunDirectory, selector: str) -> KeyComparison:
             continue
         with contextlib.suppress(RunError):  # its ingredients are damaged
             keys = RunKeys(other)
-            found = keys.counterpart(own.values(index))
+            found = keys.counterpart(own, index)
             if isinstance(found, int):
                 return _compared(keys, found, own, index)
             lacking[other.id] = found

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from mlpsubmit import launch, open_run
+from mlpsubmit import Sweep, launch, open_run
 from mlpsubmit.files import publish_json
 from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.spec.load import load_spec
@@ -364,6 +365,53 @@ def test_an_axis_of_one_run_is_matched_with_a_setting_of_the_other(mlpsubmit: Co
     assert mlpsubmit("diff", first, third).out.splitlines()[-1] == (
         "results: no config is in both runs: none has the same values on the axes of both"
     )
+
+
+def batches(bsz: int, gen: torch.Generator, v: Any = None) -> Any:
+    factor = v(torch.ones(())).item() if callable(v) else 1.0
+    return lambda step: (torch.ones(bsz, 2), torch.full((bsz,), factor))
+
+
+def scaled(factor: float) -> Any:
+    return lambda x: factor * x
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "shared", "equal"),
+    [
+        ([scaled(1), scaled(2)], [scaled(2), scaled(3)], 1, 1),  # `#1` there is `#0` here
+        ([scaled(1)], [scaled(2)], 1, 0),  # edited
+        ([None, "None"], ["None", 1], 1, 1),
+        ([None], ["None"], 0, 0),
+    ],
+)
+def test_results_are_compared_of_the_configs_with_equal_values(
+    mlpsubmit: Command, one: list[Any], two: list[Any], shared: int, equal: int
+) -> None:
+    ids = two_runs(one, two)
+    found = json.loads(mlpsubmit("diff", *ids, "--json").out)["results"]
+    assert (found["shared_configs"], found["equal_configs"]) == (shared, equal)
+
+
+def two_runs(one: list[Any], two: list[Any]) -> list[str]:
+    given = {"MAX_ITER": 2, "WIDTH": 4, "N_SAMPLES": 4, "LOSS_CHECKPOINTS": []}
+    return [
+        launch(Sweep(name, {"v": values}, batchfn=batches, **given), executor="debug").id
+        for name, values in (("one", one), ("two", two))
+    ]
+
+
+def test_why_finds_the_config_with_equal_values(mlpsubmit: Command) -> None:
+    ids = two_runs([scaled(1), scaled(2)], [scaled(2), scaled(3)])
+    found = json.loads(mlpsubmit("why", *ids, "v=<lambda> #1", "--json").out)
+    assert [one["point"] for one in found["configs"]] == [
+        {"v": "<lambda> #1"},
+        {"v": "<lambda> #0"},
+    ]
+    assert len({one["key"] for one in found["configs"]}) == 1
+    done = mlpsubmit("why", *two_runs([None], ["None", "a"]), "v=None")
+    assert done.code == 2
+    assert "has no such config: no config has v=None (its values: None, a)" in done.err
 
 
 def test_a_product_and_zipped_axes_of_the_same_values(mlpsubmit: Command, workplace: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlpsubmit import SpecError, Sweep
 from mlpsubmit.results.values import coordinate_values
-from mlpsubmit.runs.manifest import _labels
+from mlpsubmit.runs.value_labels import axis_labels
 from mlpsubmit.spec.fingerprint import setting_digest
 
 unhurried = settings(deadline=None, max_examples=50)  # cores may be shared
@@ -145,7 +145,7 @@ def test_an_axis_is_refused_or_hands_out_values_of_one_type(listed):
 def test_an_axis_of_ints_and_floats_hands_floats_to_functions_and_results():
     sweep = make({"noise": [0, 0.3, np.int64(1), True, None, "a"]})
     assert [repr(value) for value in values(sweep)] == ["0.0", "0.3", "1.0", "True", "None", "'a'"]
-    labels = _labels(make({"noise": [0, 0.5, 2]}).product.axes[0].values("noise"))
+    labels = axis_labels(make({"noise": [0, 0.5, 2]}).product.axes[0].values("noise"))
     assert coordinate_values(labels).dtype == np.float64
     zipped = make({("noise", "table"): [(0, 1), (0.5, 2)]})
     assert [repr(config.noise) for config in zipped] == ["0.0", "0.5"]
@@ -159,13 +159,13 @@ def test_otherwise_values_arrive_as_written():
     assert [repr(v) for v in values(sweep, "table")][:2] == ["[1, 2.0]", "(1, 0)"]
     assert repr(make(noise=1).config(0).noise) == "1"
     assert repr(make(noise=1.0).config(0).noise) == "1.0"
-    assert coordinate_values(_labels([0, 2, 1])).dtype == np.int64
+    assert coordinate_values(axis_labels([0, 2, 1])).dtype == np.int64
     assert repr(make(noise=-0.0).config(0).noise) == "0.0"  # as all zeros have one key
 
 
 def test_true_is_not_one_in_results():
-    assert coordinate_values(_labels([True, 1])).tolist() == ["True", "1"]
-    assert coordinate_values(_labels([Fraction(1, 2), Decimal("0.25")])).tolist() == [0.5, 0.25]
+    assert coordinate_values(axis_labels([True, 1])).tolist() == ["True", "1"]
+    assert coordinate_values(axis_labels([Fraction(1, 2), Decimal("0.25")])).tolist() == [0.5, 0.25]
 
 
 def test_an_integer_that_is_no_float_is_refused_beside_floats():
