@@ -128,7 +128,7 @@ def check(trouble: str, error: str, place: str, bad: tuple[int, ...] = BAD) -> R
 def test_configs_whose_batch_function_raises_are_set_aside(
     workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = check("batch", "ValueError: no batch for 2 (2 configs: config=2,5)", "in batch_fn: raise")
+    run = check("batch", "no batch for 2 (2 configs: config=2,5; others with", "in batch_fn: raise")
     assert "test_failing_configs.py:" in run.status().failure_groups[0].place
     assert run.collect().trained_together.dropna("config").values.tolist() == [6] * 6
     assert "pack 0000000: continuing with the other 6\n" in capfd.readouterr().out

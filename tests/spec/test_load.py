@@ -73,7 +73,7 @@ def test_a_missing_spec(tmp_path):
     assert message(path) == (
         f"{path}: no such file; give the path of a spec, or make one: mlpsubmit init"
     )
-    assert "no such file" in message(tmp_path)
+    assert "is a folder; give the path of a spec, a .py file" in message(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("spec.txt", ".txt"), ("spec", "nameless")])
