@@ -9,28 +9,34 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["STOP_SIGNALS", "StopFlag", "Stopped", "handled", "stop_on_signals"]
+__all__ = ["STOP_SIGNALS", "StopFlag", "handled", "stop_on_signals", "stopped", "stopped_run"]
 
 #: The end of its time, preemption, cancel, Ctrl-C.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal has come while a run trained in this process; what it has trained is saved.
+def stopped(run: Path) -> KeyboardInterrupt:
+    """Return what is raised where a signal has come while a run trained in this process.
 
-    A script ends on it, as it would without a training: what follows the launch would find results
-    missing.
+    What it has trained is saved. A script ends on it, as it would without a training: what follows
+    the launch would find results missing. It is no subclass: only then does Python end by the
+    signal, so that the loop of a shell ends, too.
 
     Args:
         run: the folder of the run.
     """
+    error = KeyboardInterrupt(
+        f"run {run.name}: stopped by a signal; what it has trained is saved; launch or resume it "
+        "to go on"
+    )
+    vars(error)["run"] = run
+    return error
 
-    def __init__(self, run: Path) -> None:
-        super().__init__(
-            f"run {run.name}: stopped by a signal; what it has trained is saved; launch or resume "
-            "it to go on"
-        )
-        self.run = run
+
+def stopped_run(error: KeyboardInterrupt) -> Path | None:
+    """Return the folder of the run that a signal has stopped in this process, if it trained one."""
+    run: Path | None = vars(error).get("run")
+    return run
 
 
 class StopFlag:

@@ -48,11 +48,11 @@ sweep = Sweep(
     name="saxe",
     axes={"DEPTH": [1, 2, 3], "trial": range(3)},
     MODEL=linear_network,
-    batchfn=arrays(X, Y, X_test=X, y_test=Y),
+    batchfn=arrays(X, Y),
     grabs={"u": strengths},
     ONLINE=False,
     N_SAMPLES=D,
-    N_TEST=D,
+    N_TEST=0,
     PARAMETRIZATION="sp",  # the weights as they are
     CENTERED=False,
     LR=D / 2 / TAU,

@@ -12,7 +12,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.garbage import resume_collection
-from mlpsubmit.jobs.signals import Stopped, stop_on_signals
+from mlpsubmit.jobs.signals import stop_on_signals, stopped
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.task import run_task
@@ -51,7 +51,7 @@ class DebugExecutor(Executor):
         """Train the task; the state of this process is restored afterwards.
 
         Raises:
-            Stopped: a signal has come, be it in the last steps.
+            KeyboardInterrupt: a signal has come, be it in the last steps.
         """
         yield Job.of_process(task_name(submission.number, 0), 0, os.getpid())
         on_failure = None if self._keep_going else self._show
@@ -65,7 +65,7 @@ class DebugExecutor(Executor):
         ):
             ended = run_task(submission.run, sweep, submission.number, 0, stop, on_failure)
         if stop.is_set() and ended != "overtaken":
-            raise Stopped(submission.run.path)
+            raise stopped(submission.run.path)
 
     def _show(self, error: BaseException) -> None:
         if self._pdb:

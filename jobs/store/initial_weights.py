@@ -34,12 +34,16 @@ def write_networks(
 
 
 def missing_networks(file: Path, keys: Iterable[str]) -> list[str]:
-    """Return the hashes that a file has no network of; all of them if it cannot be read."""
-    try:
-        known = set(_keys(file))
-    except (OSError, zipfile.BadZipFile):
-        known = set()
-    return [key for key in dict.fromkeys(keys) if key not in known]
+    """Return the hashes that a file has no network of, or a damaged one."""
+
+    def is_missing(key: str) -> bool:
+        try:
+            read_network(file, key)
+        except DamageError:
+            return True
+        return False
+
+    return [key for key in dict.fromkeys(keys) if is_missing(key)]
 
 
 def verify_networks(file: Path) -> None:

@@ -111,12 +111,12 @@ class StoredResults:
         """Return the shards of a task, or of all, from the oldest submission and attempt on.
 
         Raises:
-            RunError: the folder of the results is gone; a run without results has an empty one.
+            RunError: the folder of the run is gone, which would look like a run without results.
         """
-        if not self.folder.is_dir():
+        if not self.folder.parent.is_dir():
             raise RunError(
-                f"{self.folder}: no such folder; the run was moved or removed, or its disk is not "
-                "mounted; open it where it is now"
+                f"{self.folder.parent}: no such folder; the run was moved or removed, or its disk "
+                "is not mounted; open it where it is now"
             )
         found = []
         for file in self.folder.glob(f"{task}.*.tar"):

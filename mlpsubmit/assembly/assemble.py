@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
+from mlpsubmit.arguments import declared, function_name, further_arguments, needed, takes_all
 from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
 from mlpsubmit.assembly.build_model import bound, build_model
 from mlpsubmit.assembly.layer_roles import check_layers
@@ -35,7 +35,7 @@ from mlpsubmit.training.result import Trained
 from mlpsubmit.training.saved_networks import SavedNetworks, load_weights, measure
 from mlpsubmit.training.seeds import streams
 
-__all__ = ["StackInputs", "assemble", "bound_lr_schedule", "named_grabs"]
+__all__ = ["StackInputs", "assemble", "bound_lr_schedule", "named_grabs", "refuse_without_test_set"]
 
 
 @dataclass
@@ -247,7 +247,7 @@ def _naming_unread(sweep: Sweep, entry: Mapping[str, Any]) -> Iterator[None]:
         yield
     except SpecError as error:
         unread = sorted(name for name in entry if not sweep.accepted.takes(name))
-        if not unread:
+        if not unread or "there is none" not in str(error):
             raise
         hint = f"no function of the spec takes the data entries {', '.join(unread)}"
         raise SpecError([f"{message}; {hint}" for message in error.errors]) from error
@@ -281,7 +281,7 @@ def _stacks(
                 SharedBatches(sweep.batchfn, context, seeds, device),
             )
             if hyperparameters.n_test == 0:
-                _refuse_without_test_set(grabs)
+                refuse_without_test_set(grabs)
             needs_test = measures_test and hyperparameters.n_test > 0
             with _naming_unread(sweep, entry):
                 first = batches.first
@@ -366,9 +366,13 @@ def _needs_test(grab: Callable[..., Any]) -> bool:
     return takes_all(grab) or not declared(grab).isdisjoint({"X_te", "y_te"})
 
 
-def _refuse_without_test_set(grabs: Mapping[str, Callable[..., Any]]) -> None:
-    """Refuse grabs that declare the test set, where N_TEST=0."""
-    taking = [n for n, grab in grabs.items() if not declared(grab).isdisjoint({"X_te", "y_te"})]
+def refuse_without_test_set(grabs: Mapping[str, Callable[..., Any]]) -> None:
+    """Refuse grabs that need the test set, where N_TEST=0.
+
+    Raises:
+        SpecError: naming the first.
+    """
+    taking = [n for n, grab in grabs.items() if not needed(grab).isdisjoint({"X_te", "y_te"})]
     if taking:
         raise SpecError(
             f"grab {taking[0]!r} takes the test set (X_te, y_te), and N_TEST=0 is none; set "

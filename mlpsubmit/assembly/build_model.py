@@ -21,7 +21,7 @@ from mlpsubmit.training.models import MLP
 from mlpsubmit.training.precision import default_dtype, dtype_of
 from mlpsubmit.training.seeds import weights_rng
 
-__all__ = ["bound", "build_model", "check_outputs"]
+__all__ = ["bound", "build_model"]
 
 
 def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor) -> nn.Module:
@@ -134,18 +134,9 @@ def _outputs(hyperparameters: Hyperparameters, y: Tensor) -> int:
         return hyperparameters.d_out
     if y.ndim == 2:
         return int(y.shape[1])
-    check_outputs(hyperparameters)
-    return 1
-
-
-def check_outputs(hyperparameters: Hyperparameters) -> None:
-    """Refuse class labels without D_OUT, at a launch also those that only workers will see.
-
-    Raises:
-        SpecError: the number of outputs is neither set nor that of columns of y.
-    """
-    if hyperparameters.loss == "cross_entropy" and hyperparameters.d_out is None:
+    if hyperparameters.loss == "cross_entropy":
         raise SpecError(
             "D_OUT: not set, and LOSS='cross_entropy' with class labels y (n,) does not say how "
             "many classes there are; set D_OUT to their number"
         )
+    return 1

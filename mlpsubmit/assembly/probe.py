@@ -13,14 +13,18 @@ import numpy as np
 import torch
 
 from mlpsubmit.arguments import call, declared, further_arguments, pick
-from mlpsubmit.assembly.assemble import assemble, bound_lr_schedule, named_grabs
+from mlpsubmit.assembly.assemble import (
+    assemble,
+    bound_lr_schedule,
+    named_grabs,
+    refuse_without_test_set,
+)
 from mlpsubmit.assembly.batch_streams import (
     data_arguments,
     make_batches,
     offered_settings,
     settings_of,
 )
-from mlpsubmit.assembly.build_model import check_outputs
 from mlpsubmit.assembly.probe_packing import warn_of_single_configs
 from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, collected, did_you_mean, error_text
@@ -30,6 +34,7 @@ from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.keys import values_of
 from mlpsubmit.spec.libraries import missing_file, user_frames
+from mlpsubmit.spec.metrics import crossing_order, with_asked_for
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.global_state import global_state_kept
@@ -106,6 +111,8 @@ def _probe_configs(sweep: Sweep) -> None:
     measured = named_grabs(sweep)
     given = dict.fromkeys(name for values in values_of(sweep, "datasethps") for name in values)
     _warn_of_unused(sweep, given)
+    if 0 in values_of(sweep, "n_test"):
+        refuse_without_test_set(measured)
     for config in _probed(sweep):
         hyperparameters = config.hyperparameters
         if hyperparameters.optimizer not in OPTIMIZERS:
@@ -114,7 +121,6 @@ def _probe_configs(sweep: Sweep) -> None:
         with _errors_of_functions(config):
             _check_lr_schedule(sweep, config, entry or {})
         if entry is None:
-            check_outputs(hyperparameters)
             continue
         offered = {**offered_settings(sweep, config), **entry, **dict.fromkeys(SUPPLIED)}
         for name, grab in measured.items():
@@ -246,10 +252,12 @@ def _warn_of_early_stops(sweep: Sweep) -> None:
     if not asked or not given.isdisjoint({"loss_checkpoints", "percent_thresholds", "stop_on"}):
         return
     name, thresholds = next(iter(asked.items()))
+    measured = with_asked_for(sweep.base.metrics, asked)
+    furthest = crossing_order(measured, name, thresholds)[-1]
     last = min(sweep.base.thresholds)
     warnings.warn(
         f"METRIC_THRESHOLDS: a config stops once its train loss is below {last:g}, the default of "
-        f"LOSS_CHECKPOINTS, even if {name} has not crossed {thresholds[-1]:g}; write "
+        f"LOSS_CHECKPOINTS, even if {name} has not crossed {furthest:g}; write "
         f"LOSS_CHECKPOINTS=[] to train on, STOP_ON={name!r} to stop there, or "
         "STOP_ON='train_loss' if this is meant",
         stacklevel=2,

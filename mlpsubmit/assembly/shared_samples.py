@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlpsubmit.arguments import function_name
+from mlpsubmit.arguments import declared, function_name
 
 __all__ = ["warn_of_shared_samples"]
 
@@ -20,7 +20,10 @@ _MOST_BYTES = 1 << 28
 
 #: The share of the test set from which on samples that both sets have are no accident. Two sets
 #: that are drawn from few possible inputs share some, and then have some repeatedly themselves.
-_ACCIDENT = 0.05
+_ACCIDENT, _FEWEST = 0.05, 4
+
+#: A factor by which the hash of an input counts in that of its sample.
+_APART = np.uint64(3)
 
 
 def warn_of_shared_samples(
@@ -28,9 +31,9 @@ def warn_of_shared_samples(
 ) -> None:
     """Warn of a batch function whose test set has samples of its training set.
 
-    All of them; or some, where no input is repeated within either set: they look like parts of one
-    set, which were chosen apart. A test set of all rows is meant, and so are equal inputs that all
-    have other targets, as for clean labels of noisy ones.
+    All of them; or some, by a function that draws, where no input is repeated within either set:
+    they look like parts of one set, which were chosen apart. A test set of all rows is meant, and
+    so are equal inputs that all have other targets, as for clean labels of noisy ones.
 
     Args:
         train: inputs (n, ...) and targets (n, ...) of the training set.
@@ -43,11 +46,12 @@ def warn_of_shared_samples(
         return
     inputs, inputs_test = _row_hashes(X), _row_hashes(X_test.to(X.dtype))
     samples, samples_test = (
-        inputs ^ _row_hashes(y.cpu().double()),
-        inputs_test ^ _row_hashes(y_test.cpu().double()),
+        own * _APART + _row_hashes(targets.cpu().double())  # else y = X would cancel it
+        for own, targets in ((inputs, y), (inputs_test, y_test))
     )
     distinct = len(set(inputs.tolist())) == len(X) and len(set(inputs_test.tolist())) == len(X_test)
     shared, known = int(np.isin(inputs_test, inputs).sum()), np.isin(inputs, inputs_test).all()
+    fewest, draws = max(_FEWEST, _ACCIDENT * len(X_test)), "gen" in declared(batchfn)
     text = ""
     if np.array_equal(samples, samples_test):
         text = (
@@ -57,9 +61,9 @@ def warn_of_shared_samples(
     elif np.isin(samples_test, samples).all():
         text = (
             "every sample of its test set is in its training set, too; return other samples where "
-            "split is 'test'"
+            "split is 'test', or set N_TEST=0 to train without a test set"
         )
-    elif distinct and not known and _ACCIDENT * len(X_test) < shared < len(X_test):
+    elif distinct and not known and draws and fewest < shared < len(X_test):
         text = (
             f"{shared:,} of the {len(X_test):,} inputs of its test set are in its training set, "
             "too; a split that is drawn from gen is another one for 'test' than for 'train', as "
@@ -73,7 +77,12 @@ def warn_of_shared_samples(
 def _is_pair(test: Any) -> bool:
     pair = isinstance(test, (tuple, list)) and len(test) == 2
     return pair and all(
-        isinstance(own, Tensor) and own.ndim > 0 and not own.is_complex() for own in test
+        isinstance(own, Tensor)
+        and own.layout is torch.strided
+        and own.numel() > 0
+        and own.ndim > 0
+        and not own.is_complex()
+        for own in test
     )
 
 

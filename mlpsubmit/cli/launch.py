@@ -59,7 +59,7 @@ def launch(
     from mlpsubmit.cli import dry_run as dry
     from mlpsubmit.cli import terminal
     from mlpsubmit.display.json_output import echo_json
-    from mlpsubmit.jobs.signals import Stopped
+    from mlpsubmit.jobs.signals import stopped_run
     from mlpsubmit.jobs.store.run_directory import RunDirectory
     from mlpsubmit.runs import launch
     from mlpsubmit.runs.locate import runs_folder, runs_of
@@ -106,8 +106,10 @@ def launch(
             group=group,
             command=["mlpsubmit", *sys.argv[1:]],
         )
-    except Stopped as stopped:  # in this process
-        run = Run(RunDirectory(stopped.run))
+    except KeyboardInterrupt as error:
+        if (folder := stopped_run(error)) is None:  # it did not train in this process
+            raise
+        run = Run(RunDirectory(folder))
     echo(f"run {run.id} in {run.path}")
     submitted = submissions.get(run.id, 0) < len(run.directory.submissions())
     sys.exit(terminal.follow_or_report(run, where["follow"], submitted=submitted))

@@ -80,7 +80,7 @@ def plot(
     if files and runs[1:]:
         raise UserError(
             f"{files[0]}: plot joins runs, and draws one file; join files in Python: "
-            "mlpsubmit.results.plot(mlpsubmit.results.join([...]))"
+            "mlpsubmit.results.plot(mlpsubmit.results.join.join([...]))"
         )
     if files:
         path = out or Path(files[0].with_suffix(".png").name)

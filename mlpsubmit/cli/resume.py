@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def resume(
     These are the configs that failed, crashed, were interrupted or never started.
     """
     from mlpsubmit.cli import terminal
-    from mlpsubmit.jobs.signals import Stopped
+    from mlpsubmit.jobs.signals import stopped_run
 
     request = check_where(where)
     opened = open_selected(run, runs_dir)
@@ -52,7 +51,7 @@ def resume(
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
     packs = 0
-    with contextlib.suppress(Stopped):  # in this process
+    try:
         packs = opened.resume(
             where["executor"],
             where["tasks"],
@@ -63,6 +62,9 @@ def resume(
             same_device=where["same_device"],
             trust=where["trust"],
         )
+    except KeyboardInterrupt as error:
+        if stopped_run(error) is None:  # it did not train in this process
+            raise
     if packs:
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
     sys.exit(terminal.follow_or_report(opened, where["follow"]))

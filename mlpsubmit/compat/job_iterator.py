@@ -16,7 +16,7 @@ from mlpsubmit.display.console import Console
 from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError, UserError, did_you_mean
 from mlpsubmit.jobs.executors import NAMES, follows
-from mlpsubmit.jobs.signals import Stopped
+from mlpsubmit.jobs.signals import stopped_run
 from mlpsubmit.jobs.status import Status
 from mlpsubmit.results import Dimension
 from mlpsubmit.results.expt_trace import ExptTrace
@@ -103,8 +103,9 @@ def run_job_iterator(
             keep_going=True,
             command=sys.argv,
         )
-    except Stopped:
-        _print(_AGAIN)
+    except KeyboardInterrupt as error:
+        if stopped_run(error) is not None:
+            _print(_AGAIN)
         raise
     _report(run, _wait(run))
     return _results(run, study)

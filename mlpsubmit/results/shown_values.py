@@ -78,7 +78,8 @@ def _shown_as(labels: Sequence[Any], text: str) -> npt.NDArray[np.bool_]:
     at = [place for place, label in enumerate(labels) if _is_number(label)]
     levels, codes = np.unique(np.array([labels[place] for place in at]), return_inverse=True)
     few = number_texts(levels)
-    found[at] = [text in (few[code], value_text(levels[code].item())) for code in codes.tolist()]
+    exact = [value_text(level) for level in levels.tolist()]
+    found[at] = [text in (few[code], exact[code]) for code in codes.tolist()]
     return found
 
 

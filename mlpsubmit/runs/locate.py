@@ -166,7 +166,8 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
                 return Selected(path)
         if runs := _in_folder(Path(selector)):
             return Selected(runs[-1], among=runs, folder=Path(selector))
-        if Path(selector).is_file() or Path(selector).suffix == ".zarr":
+        is_file = Path(selector).is_file() or Path(selector).suffix == ".zarr"
+        if is_file and all(path.parent.name != str(selector) for path in all_runs(folder)):
             raise RunError(_file_instead(Path(selector)))
         if os.sep in str(selector) or str(selector) in (os.curdir, os.pardir):
             return Selected(Path(selector))  # a path: opening it raises an error with what it lacks

@@ -100,6 +100,9 @@ _NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
 #: Exact types whose content is their text.
 _SCALARS = (type(None), bool, int, float, complex, str)
 
+#: Types of what may be changed in place, besides tensors.
+_MUTABLE = (list, dict, set, np.ndarray)
+
 #: Types that wrap functions, and the attributes that hold these.
 _WRAPPERS = {
     functools.partial: ("func", "args"),
@@ -108,11 +111,6 @@ _WRAPPERS = {
     staticmethod: ("__func__",),
     classmethod: ("__func__",),
 }
-
-
-def _is_mutable(value: Any) -> bool:
-    containers = (list, dict, set, np.ndarray)
-    return isinstance(value, containers) or objects.is_tensor(value)
 
 
 def _entries(values: Iterable[Any]) -> list[Any]:
@@ -153,6 +151,7 @@ class _Encoder:
         # What may be changed in place, by id: its digest, and as which of those with this digest.
         self.reached: dict[int, tuple[bytes, int, Any]] = {}
         self.equals: dict[bytes, int] = {}
+        self.mutable: dict[int, tuple[bool, Any]] = {}  # of tuples, by id
         self.references = 0  # to numbers and open values: a digest without any holds everywhere
 
     def tag(self, tag: str, content: bytes = b"") -> None:
@@ -172,10 +171,18 @@ class _Encoder:
         elif objects.has_identity(value):
             if self.is_new(id(value), value):
                 self.add_object(value)
-        elif self.equal or not _is_mutable(value):
+        elif self.equal or not self.is_mutable(value):
             self.tag("digest", self.by_value(value))
         else:
             self.add_mutable(value)
+
+    def is_mutable(self, value: Any) -> bool:
+        """Return whether a function may change a value, or what a tuple holds, in place."""
+        if not isinstance(value, (tuple, frozenset)):
+            return isinstance(value, _MUTABLE) or objects.is_tensor(value)
+        if id(value) not in self.mutable:
+            self.mutable[id(value)] = any(map(self.is_mutable, value)), value
+        return self.mutable[id(value)][0]
 
     def add_mutable(self, value: Any) -> None:
         """Add what a function may change in place: by its content, and as which of its equals.

@@ -238,7 +238,11 @@ class Grabber(Part):
     ) -> dict[str | None, Tensor | Array] | None:
         taken = {key: offered[key] for key in self._arguments[config][name]}
         # The first call alone, as it takes some time per operation.
-        watch = OuterBroadcasts() if self._calls == 1 else contextlib.nullcontext()
+        watch = (
+            OuterBroadcasts(offered["y_tr"], offered["y_te"])
+            if self._calls == 1
+            else contextlib.nullcontext()
+        )
         try:
             with torch.enable_grad(), full_precision_matmul(), watch:
                 result = self.grabs[name](**taken)

@@ -16,16 +16,20 @@ __all__ = ["OuterBroadcasts"]
 
 
 class OuterBroadcasts(TorchFunctionMode):
-    """Notes whether an operation broadcasts a column with a vector of another tensor.
+    """Notes whether an operation broadcasts targets with a tensor that is none of them.
 
-    A tensor with a view of itself is meant, as in ``x[:, None] - x``.
+    Pairs of the targets themselves are meant, as in ``y[:, None] - y``.
+
+    Args:
+        targets: y_tr and y_te.
 
     Attributes:
         found: the shapes of the first two such operands.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *targets: Tensor | None) -> None:
         super().__init__()
+        self._targets = {_memory(y) for y in targets if y is not None}
         self.found: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def __torch_function__(
@@ -41,12 +45,14 @@ class OuterBroadcasts(TorchFunctionMode):
             shapes = tuple(operands[0].shape), tuple(operands[1].shape)
             n = len(operands[0]) if operands[0].ndim else 0
             if n > 1 and sorted(shapes) == [(n,), (n, 1)] and result.shape == (n, n):
-                self.found = None if _share_memory(*operands) else shapes
+                of_targets = [_memory(one) in self._targets for one in operands]
+                self.found = shapes if of_targets.count(True) == 1 else None
         return result
 
 
-def _share_memory(one: Tensor, other: Tensor) -> bool:
+def _memory(tensor: Tensor) -> int:
+    """Return where a tensor is in memory; 0 within a transform of torch.func."""
     try:
-        return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # within a transform of torch.func
-        return True
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0

@@ -337,14 +337,17 @@ def test_a_launch_tells_which_configs_train_one_at_a_time() -> None:
     [
         {"METRIC_THRESHOLDS": {"test_accuracy": [0.5, 0.9]}},
         {"axes": {"METRIC_THRESHOLDS": [{}, {"test_accuracy": [0.9]}]}},
+        {"METRIC_THRESHOLDS": {"test_error": [0.1, 0.5]}},
     ],
 )
 def test_default_thresholds_that_stop_before_others_are_told(settings: dict[str, Any]) -> None:
     axes = settings.pop("axes", None)
+    name, last = ("error", 0.1) if "test_error" in str(settings) else ("accuracy", 0.9)
     text = (
         "METRIC_THRESHOLDS: a config stops once its train loss is below 0.1, the default of "
-        r"LOSS_CHECKPOINTS, even if test_accuracy has not crossed 0.9; write LOSS_CHECKPOINTS=\[\] "
-        "to train on, STOP_ON='test_accuracy' to stop there, or STOP_ON='train_loss'"
+        rf"LOSS_CHECKPOINTS, even if test_{name} has not crossed {last}; write "
+        rf"LOSS_CHECKPOINTS=\[\] to train on, STOP_ON='test_{name}' to stop there, or "
+        "STOP_ON='train_loss' if this"
     )
     with pytest.warns(UserWarning, match=text):
         probe(small(axes, **settings))

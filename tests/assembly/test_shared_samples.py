@@ -22,7 +22,7 @@ NOISY = torch.where(torch.rand(100, generator=GENERATOR) < 0.2, -Y, Y)
 Pair = tuple[Tensor, Tensor]
 
 
-def bfn() -> None:
+def bfn(gen: torch.Generator) -> None:
     raise NotImplementedError
 
 
@@ -60,9 +60,22 @@ def test_shared_samples_are_told(train: Pair, test: Pair, text: str) -> None:
         ((X, Y), None),
         ((X, Y), (np.ones(3), Y)),
         ((X, Y), (torch.ones(()), Y)),
+        ((X, Y), (X[:0], Y[:0])),
+        ((X, Y), (X.to_sparse(), Y)),
+        ((X.double(), X.double()), (X.double() + 1, X.double() + 1)),  # an autoencoder's
+        (rows(FIRST[:40]), rows(torch.cat([FIRST[:3], FIRST[60:70]]))),  # too few to tell
     ],
 )
 def test_others_are_not(train: Pair, test: object) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_shared_samples(bfn, train, test)
+
+
+def test_what_draws_nothing_splits_nothing() -> None:
+    def grid(bsz: int) -> None:
+        raise NotImplementedError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_shared_samples(grid, rows(FIRST[:40]), rows(OTHER[40:]))

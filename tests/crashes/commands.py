@@ -115,7 +115,6 @@ def _main(pipe: Connection, folder: Path, command: Command, cut: Cut | None) -> 
 
     from mlpsubmit.errors import UserError
     from mlpsubmit.jobs import task, worker_process
-    from mlpsubmit.jobs.signals import Stopped
     from mlpsubmit.runs import submit
 
     torch.set_num_threads(1)
@@ -133,7 +132,7 @@ def _main(pipe: Connection, folder: Path, command: Command, cut: Cut | None) -> 
     with trained_configs(lambda keys: pipe.send(("trained", keys))):
         try:
             _execute(folder, command)
-        except Stopped:  # by cancel: it has saved its state
+        except KeyboardInterrupt:  # by cancel: it has saved its state
             pass
         except UserError as error:
             pipe.send(("error", (type(error).__name__, str(error))))

@@ -17,7 +17,6 @@ from study import RUNS, study, trained_configs
 
 from mlpsubmit import launch, open_run
 from mlpsubmit.jobs import task
-from mlpsubmit.jobs.signals import Stopped
 from mlpsubmit.runs.run import Run
 
 __all__ = ["FIRST", "GROWN", "OUT", "Noted"]
@@ -64,7 +63,7 @@ def record(folder: Path, specs: Path) -> list[Crash]:
     disk.before = before
     disk.watch()
     with trained_configs(finished.update, partly.update):
-        with suppress(Stopped):
+        with suppress(KeyboardInterrupt):
             start(FIRST)
         run = open_run(runs_dir=folder / RUNS)
         assert (run.status().done, run.status().failed) == (2, 0)

@@ -23,7 +23,6 @@ from mlpsubmit import Sweep, launch, open_run
 from mlpsubmit.jobs.executors import debug
 from mlpsubmit.jobs.plan import PackRange, make_plan
 from mlpsubmit.jobs.room import MOST_SIDE_BY_SIDE, Room
-from mlpsubmit.jobs.signals import Stopped
 from mlpsubmit.jobs.task import run_task
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.turns import Turns
@@ -133,7 +132,7 @@ def test_all_are_saved_when_the_task_stops(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     happens[5, 70] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         train("beside")
     run = open_run("beside", tmp_path / "beside")
     output = capsys.readouterr().out

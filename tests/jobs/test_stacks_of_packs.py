@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mlpsubmit import Sweep, launch, open_run
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.pack_parts import PackParts
-from mlpsubmit.jobs.signals import Stopped
 from mlpsubmit.training.monitor import StateError
 
 
@@ -84,7 +83,7 @@ def test_a_pack_of_several_stacks_continues_where_it_was(
     monkeypatch.setattr("mlpsubmit.assembly.probe.warn_of_single_configs", lambda *args: None)
     assert said in capsys.readouterr().out
     monkeypatch.setenv("PYTEST_KILL_AT", "2.0:7")
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         launch(made(choosy), executor="debug", runs_dir=tmp_path / "interrupted")
     run = open_run("stacks", tmp_path / "interrupted")
     assert "interrupted, its state is saved" in capsys.readouterr().out

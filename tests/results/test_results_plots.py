@@ -407,6 +407,9 @@ def test_zero_has_a_place_below_the_values_of_a_logarithmic_axis(fakes, draw, de
     assert panel.get_xscale() == scale
     places = panel.transData.transform([(value, 5) for value in decays])[:, 0]
     assert (np.diff(places) > 10).all() or scale == "linear"
+    steep = final(fakes, [0.1], [[5 * 10**n] for n in range(len(decays))], decay=decays)
+    steep = draw(steep)[0, 0]
+    assert (steep.get_yscale(), steep.get_xlim()) == ("log", panel.get_xlim())
     if scale == "symlog":
         figure_of(draw(dataset)).canvas.draw()
         texts = [tick.get_text() for tick in panel.get_xticklabels()]

@@ -149,7 +149,11 @@ def test_what_stops_at_its_first_failure_counts_the_configs_that_failed(
     ("trouble", "error", "place"),
     [
         ("data", "OSError: no such disk (2 configs: config=2,5)", "in shifts: raise OSError"),
-        ("factory", "no data for 2 (2 configs: config=2,5; others with", "in batches: raise ValueError"),
+        (
+            "factory",
+            "no data for 2 (2 configs: config=2,5; others with",
+            "in batches: raise ValueError",
+        ),
         ("first batch", "ValueError: no batch for 2 (2 configs", "in batch_fn: raise ValueError"),
         ("exit", "SystemExit: 3 (2 configs", "in batch_fn: sys.exit(3)"),
         ("model", "RuntimeError: no model (2 configs", "in network: raise RuntimeError"),

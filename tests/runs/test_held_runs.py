@@ -33,6 +33,8 @@ def test_it_is_the_same_from_any_folder_and_an_error_once_it_is_gone(
         xarray.testing.assert_identical(one.collect(), before)
         assert one.measure({"one": lambda model: 1.0}).one.values.tolist() == [1, 1]
     run.collect(file).close()
+    shutil.rmtree(run.path / "results")  # as by a copy that has no empty folders
+    assert run.status().done == 0
     shutil.move(run.path.parents[1], tmp_path / "moved")
     for look in (run.collect, run.status, lambda: run.collect(file, force=True)):
         with pytest.raises(RunError, match="the run was moved or removed"):

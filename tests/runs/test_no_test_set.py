@@ -38,13 +38,18 @@ def everything(model: Any, **kwargs: Any) -> bool:
     return kwargs["X_te"] is None and kwargs["X_tr"] is not None
 
 
+def optional(model: Any, X_te: Any = 1) -> bool:
+    return X_te is None
+
+
 def test_nothing_is_evaluated_and_grabs_measure_the_training_set(tmp_path: Path) -> None:
-    measured = {"sharpness": sharpness, "absent": everything}
+    measured = {"sharpness": sharpness, "absent": everything, "optional": optional}
     run = trained(tmp_path, batchfn=arrays(X, Y), grabs=measured, METRICS=["r2"])
     found = run.collect(tmp_path / "full.csv")
     assert not {"test_loss", "test_r2", "eval_step"} & set(found.variables)
     assert found.train_r2.notnull().all()
     assert found.absent.all()
+    assert found.optional.all()
     tested = trained(tmp_path, batchfn=arrays(X, Y, X + 1, Y), N_TEST=30).collect()
     np.testing.assert_array_equal(found.train_loss, tested.train_loss)
     assert tested.test_loss.notnull().all()
@@ -70,6 +75,10 @@ def test_recipes_make_no_test_set(data: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
+        (
+            {"data": arrays(X, Y), "batchfn": sample, "grabs": {"g": lambda X_te: 0.0}},
+            "grab 'g' takes",
+        ),
         ({"EVAL_EVERY": 5}, "N_TEST: got 0, which is no test set, with EVAL_EVERY=5; leave out wh"),
         ({"METRIC_THRESHOLDS": {"test_loss": [1]}}, "with METRIC_THRESHOLDS of test_loss; leave"),
         (
@@ -80,4 +89,5 @@ def test_recipes_make_no_test_set(data: dict[str, Any], tmp_path: Path) -> None:
 )
 def test_what_needs_one_is_refused(settings: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=text):
-        trained(tmp_path, batchfn=arrays(X, Y), **settings)
+        trained(tmp_path, **{"batchfn": arrays(X, Y), **settings})
+    assert not tmp_path.joinpath("full").exists()

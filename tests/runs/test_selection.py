@@ -129,6 +129,11 @@ def test_texts_that_people_type_select_numbers_and_functions() -> None:
         select(run_of([1, 2]), {"v": True})
 
 
+def test_a_value_that_no_config_has_is_refused_beside_large_integers() -> None:
+    with pytest.raises(UserError, match="v: got 5; valid are"):
+        select(run_of([2**70, 1]), {"v": 5})
+
+
 def test_where_the_value_counts_a_text_selects_nothing() -> None:
     text = (
         "v: got '1', whose code or content is another one in run a; give the same, or take that "

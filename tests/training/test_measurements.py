@@ -336,7 +336,9 @@ def test_a_column_that_meets_a_vector_is_told(gaussian, make_mlps):
         f, column = model(X_tr).flatten(), model(X_tr)
         pairs = y_tr[:, None] - y_tr, f[:, None] * y_tr[None, :], column - y_tr[:, None]
         by_vmap = torch.vmap(lambda one: (one * f - y_tr).sum())(f)
-        return sum(one.norm() for one in pairs) + by_vmap.sum()
+        lengths, ranks = (X_tr**2).sum(1, keepdim=True), f.sort().values
+        pairs += lengths + (X_tr**2).sum(1), column < ranks
+        return sum(one.double().norm() for one in pairs) + by_vmap.sum()
 
     text = r"grab 'r': an operation on shapes \((\d+), 1\) and \(\1,\) gives a number for each pair"
     with pytest.warns(UserWarning, match=text) as told:

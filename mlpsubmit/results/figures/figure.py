@@ -116,12 +116,14 @@ def _scale(page: Page, plan: Plan, seen: Seen, xscale: str, yscale: str | None) 
         yscale = "linear" if is_share else scale_of_values(values, 3 if small else 10)
     x = plan.roles.axes.get("x")
     first = page.used[0]
+    # Across first: a logarithmic y would set the limits of x, of a linear scale, for good.
     for panel in page.used:
-        panel.set_yscale(yscale)
         if xscale == "symlog" and x is not None:  # 0 has a place half a decade below the others
             panel.set_xscale(xscale, linthresh=float(x.levels[1]), linscale=0.5)
         else:
             panel.set_xscale(xscale)
+    for panel in page.used:
+        panel.set_yscale(yscale)
     limits(page.used, values, seen.lower_ends, seen.height_of_crosses)
     if yscale == "log":
         log_axis(page.used, "y")
