@@ -318,10 +318,6 @@ def test_classes_that_only_workers_see_may_be_counted_on_a_zipped_axis() -> None
             "batchfn <lambda>: returned stepless(), which does not take step; it should be a "
             "function of the step, as in lambda step: (X, y)",
         ),
-        (
-            {"data": lambda gen: {}, "batchfn": reading, "LOSS": "cross_entropy"},
-            "D_OUT: not set, and LOSS='cross_entropy' with class labels",
-        ),
     ],
 )
 def test_errors_show_in_the_probe(settings: dict[str, Any], message: str) -> None:
