@@ -235,6 +235,14 @@ def test_a_selector_that_matches_nothing(mlpsubmit: Command, workplace: Path, co
     assert sorted(path.name for path in workplace.iterdir()) == ["small.py"]
 
 
+def test_a_file_hides_no_sweep_of_its_name(mlpsubmit: Command, workplace: Path) -> None:
+    assert mlpsubmit("launch", "small.py", "--executor", "debug").code == 0
+    (workplace / "small").touch()
+    assert mlpsubmit("status", "small").code == 0
+    (workplace / "other").touch()
+    assert "other: is no run, but a file; give the name of a" in mlpsubmit("status", "other").err
+
+
 def test_selectors(mlpsubmit: Command, workplace: Path) -> None:
     for name in ("one", "two"):
         (workplace / f"{name}.py").write_text(

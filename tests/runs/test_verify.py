@@ -159,6 +159,20 @@ def test_kept_states_and_initial_weights_are_read_too(mlpsubmit: Command, run: R
     assert sorted(found) == names
 
 
+def test_damaged_initial_weights_are_written_again(mlpsubmit: Command, run: Run) -> None:
+    common = ["launch", "small.py", "--executor", "debug", "MAX_ITER=3"]
+    assert mlpsubmit(*common, "SAVE_WEIGHTS=final").code == 0
+    common += [f"INIT_WEIGHTS={open_run('small').id}"]
+    assert mlpsubmit(*common).code == 0
+    file = open_run("small").path / "initial_weights.npz"
+    whole = file.read_bytes()
+    flip(file, _in_data(file))
+    assert "which writes the initial weights again" in mlpsubmit("verify").err
+    assert mlpsubmit(*common).code == 0
+    assert file.read_bytes() == whole
+    assert mlpsubmit("verify").code == 0
+
+
 def test_a_torn_end_is_noted_and_a_damaged_header_reported(run: Run) -> None:
     (shard,) = run.directory.results.shards()
     whole, last = shard.read_bytes(), list(run.directory.results.members())[-1]
