@@ -16,7 +16,7 @@ from mlpsubmit.assembly.build_model import bound, build_model
 from mlpsubmit.assembly.layer_roles import check_layers
 from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
-from mlpsubmit.protocol import BatchFn
+from mlpsubmit.protocol import FOR_BATCHES, BatchFn
 from mlpsubmit.spec.accepted import POSITIONAL
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.keys import values_of
@@ -241,13 +241,15 @@ def assemble(
 
 
 @contextlib.contextmanager
-def _naming_unread(sweep: Sweep, entry: Mapping[str, Any]) -> Iterator[None]:
-    """Name the data entries that no function takes, where a batch function may be missing them."""
+def _naming_unread(
+    sweep: Sweep, entry: Mapping[str, Any], context: Mapping[str, Any]
+) -> Iterator[None]:
+    """Name the data entries that no function takes, where the batch function lacks an argument."""
     try:
         yield
     except SpecError as error:
         unread = sorted(name for name in entry if not sweep.accepted.takes(name))
-        if not unread or "there is none" not in str(error):
+        if not unread or declared(sweep.batchfn) <= {*context, *FOR_BATCHES}:
             raise
         hint = f"no function of the spec takes the data entries {', '.join(unread)}"
         raise SpecError([f"{message}; {hint}" for message in error.errors]) from error
@@ -283,7 +285,7 @@ def _stacks(
             if hyperparameters.n_test == 0:
                 refuse_without_test_set(grabs)
             needs_test = measures_test and hyperparameters.n_test > 0
-            with _naming_unread(sweep, entry):
+            with _naming_unread(sweep, entry, context):
                 first = batches.first
                 test_fn = batches.test if needs_test or hyperparameters.test_every else None
             network = _Network.of(sweep, config, context, first)

@@ -205,7 +205,8 @@ def _metrics(sweep: Sweep) -> dict[str, Any]:
 def _tested(sweep: Sweep) -> bool:
     """Return whether any config can have a test loss.
 
-    It has one if it trains offline, if EVAL_EVERY is set, and if thresholds need it.
+    It has one, unless N_TEST=0, if it trains offline, if EVAL_EVERY is set, and if thresholds need
+    it.
     """
     asked = (key for own in values_of(sweep, "metric_thresholds") for key in own)
     return any(values_of(sweep, "n_test")) and (

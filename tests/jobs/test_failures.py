@@ -82,3 +82,16 @@ def test_a_batch_function_that_misses_an_entry_is_told_which_there_are(tmp_path:
     failure = failure_of(launched(tmp_path, data=load, batchfn=sample, ONLINE=False))
     assert failure.error.startswith("SpecError: sample: offline training evaluates a test set, ")
     assert failure.error.endswith("; no function of the spec takes the data entries X_val, y_val")
+
+
+def test_entries_that_nothing_takes_are_no_hint_where_nothing_is_missing(tmp_path: Path) -> None:
+    X = torch.zeros(8, 3)
+
+    def load() -> Any:
+        entries = {"X_train": X, "y_train": X[:, 0], "X_test": X, "y_test": X[:, 0]}
+        return {**entries, "eigvals": X[0]}
+
+    settings = {"batchfn": sample, "ONLINE": False, "N_SAMPLES": 9}
+    failure = failure_of(launched(tmp_path, data=load, **settings))
+    assert failure.error.startswith("SpecError: sample: N_SAMPLES=9 training rows are requested")
+    assert "eigvals" not in failure.error
